@@ -1,0 +1,39 @@
+"""Words that the writer of a record, its judge and its reader must spell alike."""
+
+from typing import Final
+
+__all__ = [
+    "CONTROLS",
+    "NO_ATTACK",
+    "RANDOM_NOISE",
+    "STRONGEST",
+    "SUBJECTS",
+    "WORST_CASE",
+    "Metrics",
+]
+
+CONTROLS: Final = ("control_plain", "control_noise", "control_truncation", "control_full")
+SUBJECTS: Final = ("base", "hardened", *CONTROLS)
+
+NO_ATTACK: Final = "none"
+"""Attack of an aggregate measured on clean inputs; its epsilon is 0."""
+
+RANDOM_NOISE: Final = "random_noise"
+"""Attack of the equal-norm noise control."""
+
+STRONGEST: Final = "strongest"
+"""Attack of the worst case per sample over every attack that was run."""
+
+WORST_CASE: Final = "worst_case"
+"""Objective that goes with ``STRONGEST``."""
+
+
+class Metrics:
+    """Metrics the verdict asks for; a record may hold others."""
+
+    ATTACK_SUCCESS: Final = "edit_attack_success_rate"
+    LATENT_DRIFT: Final = "latent_drift"
+    PSNR: Final = "reconstruction_psnr"
+    SSIM: Final = "reconstruction_ssim"
+    EDIT_SSIM: Final = "edit_ssim"
+    ALIGNMENT: Final = "prompt_alignment"
