@@ -1,0 +1,1 @@
+"""Errors, registry, specs, seeds, quantities and arrays: what every layer stands on."""

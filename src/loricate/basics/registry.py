@@ -1,0 +1,180 @@
+"""The file name is the key: ``loricate/attacks/pgd.py`` is the attack ``pgd``.
+
+Names and summaries are read from disk, so listing everything imports nothing.
+"""
+
+import ast
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from loricate.basics.errors import ConfigError, ConfigProblem, PrerequisiteError, nearest
+
+__all__ = ["KINDS", "get", "key_of", "names", "source", "summary"]
+
+KINDS = {
+    "attacks": "attacks",
+    "objectives": "objectives",
+    "families": "families",
+    "metrics": "metrics",
+    "defenses": "defenses",
+    "formats": "adapters/formats",
+    "rules": "integrity/rules",
+}
+"""Folder of each kind, below the package."""
+
+_ROOT = Path(__file__).parents[1]
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """Keys of a kind: our own by file name, then third parties' as ``dist/name``.
+
+    Args:
+        kind: One of ``KINDS``. A kind whose folder does not exist yet is empty.
+
+    Returns:
+        Sorted keys, ours first.
+
+    Raises:
+        ConfigError: There is no such kind.
+    """
+    own = (path.stem for path in _folder(kind).glob("[!_]*.py"))
+    return (*sorted(own), *sorted(_foreign(kind)))
+
+
+def get(kind: str, name: str) -> type[Any]:
+    """The class behind a key; imports its module and no other.
+
+    Args:
+        kind: One of ``KINDS``.
+        name: A key as ``names`` lists it.
+
+    Returns:
+        The final public class of the module.
+
+    Raises:
+        ConfigError: Unknown kind or name; lists what exists and suggests the nearest.
+        PrerequisiteError: The module needs an extra that is not installed.
+    """
+    _require_known(kind, name)
+    try:
+        if name in (foreign := _foreign(kind)):
+            return _as_class(foreign[name].load(), kind, name)
+        return _public_class(import_module(_module_name(kind, name)))
+    except ModuleNotFoundError as error:
+        if missing := PrerequisiteError.from_import(error):
+            raise missing from error
+        raise
+
+
+def key_of(cls: type) -> str:
+    """The key under which a class is registered; the inverse of ``get``.
+
+    Args:
+        cls: A class that ``get`` returns.
+
+    Returns:
+        Its file name, or ``dist/name`` for a third party's class.
+    """
+    if cls.__module__.startswith("loricate."):
+        return cls.__module__.rpartition(".")[2]
+    address = f"{cls.__module__}:{cls.__qualname__}"
+    for kind in KINDS:
+        for key, point in _foreign(kind).items():
+            if point.value == address:
+                return key
+    raise LookupError(f"{cls.__qualname__} of module {cls.__module__!r} is not registered")
+
+
+def summary(kind: str, name: str) -> str:
+    """First docstring line of an entry, read without importing it.
+
+    Args:
+        kind: One of ``KINDS``.
+        name: A key as ``names`` lists it.
+
+    Returns:
+        The line; for a third party's entry, the package that provides it.
+
+    Raises:
+        ConfigError: Unknown kind or name.
+    """
+    _require_known(kind, name)
+    if (point := _foreign(kind).get(name)) is not None:
+        return f"Provided by {point.dist.name} {point.dist.version}." if point.dist else ""
+    return next(iter(_docstring(source(kind, name)).splitlines()), "")
+
+
+def source(kind: str, name: str) -> Path:
+    """The file that defines one of our own entries.
+
+    Args:
+        kind: One of ``KINDS``.
+        name: A key as ``names`` lists it.
+
+    Returns:
+        Path of the module.
+
+    Raises:
+        ConfigError: Unknown kind or name.
+    """
+    _require_known(kind, name)
+    return _folder(kind) / f"{name}.py"
+
+
+def _folder(kind: str) -> Path:
+    if kind not in KINDS:
+        raise ConfigError(_unknown("kind", kind, tuple(KINDS)))
+    return _ROOT / KINDS[kind]
+
+
+def _module_name(kind: str, name: str) -> str:
+    return ".".join(["loricate", *KINDS[kind].split("/"), name])
+
+
+def _foreign(kind: str) -> dict[str, EntryPoint]:
+    points = entry_points(group=f"loricate.{kind}")
+    return {f"{point.dist.name}/{point.name}": point for point in points if point.dist}
+
+
+def _require_known(kind: str, name: str) -> None:
+    if name not in (known := names(kind)):
+        raise ConfigError(_unknown(kind, name, known))
+
+
+def _unknown(key: str, got: str, known: tuple[str, ...]) -> ConfigProblem:
+    expected = f"one of {', '.join(known)}" if known else "nothing, as none is registered"
+    return ConfigProblem(key=key, expected=expected, got=got, nearest=nearest(got, known))
+
+
+def _public_class(module: ModuleType) -> type[Any]:
+    public = [getattr(module, name) for name in module.__all__]
+    final = [cls for cls in public if isinstance(cls, type) and "__final__" in vars(cls)]
+    if len(final) != 1:
+        raise TypeError(f"{module.__name__}.__all__ must name one @final class, got {final}")
+    return final[0]
+
+
+def _as_class(loaded: object, kind: str, name: str) -> type[Any]:
+    if not isinstance(loaded, type):
+        raise TypeError(
+            f"entry point {name!r} of 'loricate.{kind}' must be a class, got {loaded!r}"
+        )
+    return loaded
+
+
+def _docstring(path: Path) -> str:
+    module = ast.parse(path.read_text(encoding="utf-8"))
+    documented = (ast.get_docstring(node) for node in _final_classes(module))
+    return next((text for text in documented if text), ast.get_docstring(module) or "")
+
+
+def _final_classes(module: ast.Module) -> Iterator[ast.ClassDef]:
+    for node in module.body:
+        if isinstance(node, ast.ClassDef):
+            decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
+            if decorators & {"final", "typing.final"}:
+                yield node
