@@ -10,6 +10,7 @@ __all__ = [
     "SUBJECTS",
     "WORST_CASE",
     "Metrics",
+    "epsilon_text",
 ]
 
 CONTROLS: Final = ("control_plain", "control_noise", "control_truncation", "control_full")
@@ -37,3 +38,10 @@ class Metrics:
     SSIM: Final = "reconstruction_ssim"
     EDIT_SSIM: Final = "edit_ssim"
     ALIGNMENT: Final = "prompt_alignment"
+
+
+def epsilon_text(epsilon: float) -> str:
+    """A radius in pixels as people write it: ``8/255`` where it is one, else three digits."""
+    levels = epsilon * 255
+    whole = round(levels)
+    return f"{whole}/255" if whole and abs(levels - whole) < 1e-6 else f"{epsilon:.3g}"

@@ -1,0 +1,1 @@
+"""Help for tests of loricate and of its plug-ins."""
