@@ -1,0 +1,147 @@
+"""Exact singular value decompositions: of a matrix, and of factors through a small core.
+
+All compute in float32 or wider and return factors in the dtype of their input.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+from jaxtyping import Float
+
+from loricate.basics.arrays import Array, namespace, require_finite, upcast
+from loricate.basics.errors import ShapeError
+from loricate.lowrank.factors import LowRank
+from loricate.lowrank.rules import NumericalRank, RankRule
+
+__all__ = [
+    "SVD",
+    "balanced",
+    "factored_svd",
+    "full_svd",
+    "recompress",
+    "require_matrix",
+    "truncated_svd",
+]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SVD:
+    """The product ``U @ diag(s) @ Vh``, with orthonormal columns in ``U`` and rows in ``Vh``.
+
+    Args:
+        U: Left singular vectors, one a column.
+        s: Singular values in descending order.
+        Vh: Right singular vectors, one a row.
+    """
+
+    U: Float[Array, "d_out k"]
+    s: Float[Array, " k"]
+    Vh: Float[Array, "k d_in"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the decomposed matrix."""
+        return int(self.U.shape[0]), int(self.Vh.shape[1])
+
+    def factors(self, rank: int) -> LowRank:
+        """Leading components; ``B`` carries the singular values."""
+        return LowRank(self.Vh[:rank, :], self.U[:, :rank] * self.s[:rank])
+
+    def balanced(self, rank: int) -> LowRank:
+        """Leading components; both factors carry the root of the singular values."""
+        root = namespace(self.s).sqrt(self.s[:rank])
+        return LowRank(root[:, None] * self.Vh[:rank, :], self.U[:, :rank] * root)
+
+
+def full_svd(weight: Float[Array, "d_out d_in"]) -> SVD:
+    """All singular triplets of a matrix, in float32 or wider.
+
+    Raises:
+        ShapeError: ``weight`` is not a matrix.
+        NumericalError: ``weight`` holds NaN or infinity.
+    """
+    matrix = require_matrix(weight)
+    return SVD(*namespace(matrix).linalg.svd(matrix, full_matrices=False))
+
+
+def factored_svd(update: LowRank) -> SVD:
+    """All singular triplets of an update, without forming its product.
+
+    The cost is that of two thin QR decompositions; the result equals the SVD of ``dense()``.
+
+    Raises:
+        NumericalError: A factor holds NaN or infinity.
+
+    Source: Golub & Van Loan 2013 [golub2013], section 5.2.
+    """
+    xp = namespace(update.B)
+    q_b, r_b = xp.linalg.qr(require_matrix(update.B))
+    q_a, r_a = xp.linalg.qr(require_matrix(update.A).T)
+    u, s, vh = xp.linalg.svd(update.scale * (r_b @ r_a.T), full_matrices=False)
+    return SVD(q_b @ u, s, vh @ q_a.T)
+
+
+def truncated_svd(weight: Float[Array, "d_out d_in"], rule: RankRule) -> LowRank:
+    """Best low-rank approximation of a weight, at the rank the rule picks.
+
+    The squared Frobenius error is the sum of the squared singular values left out. Computed in
+    float32 or wider, on the device of ``weight``; the factors come back in its dtype.
+
+    Args:
+        weight: Dense matrix. Convolution kernels go through ``conv.as_matrix`` first.
+        rule: How the rank is chosen. ``EnergyRank(1.0)`` keeps the numerical rank.
+
+    Returns:
+        Factors with ``scale == 1``; ``B`` carries the singular values.
+
+    Raises:
+        ShapeError: ``weight`` is not a matrix.
+        NumericalError: ``weight`` holds NaN or infinity.
+
+    Source: Eckart & Young 1936 [eckart1936].
+    """
+    svd = full_svd(weight)
+    return svd.factors(rule.rank(svd.s, svd.shape)).cast(weight)
+
+
+def recompress(update: LowRank, rule: RankRule | None = None) -> LowRank:
+    """Best approximation of an update at the rank the rule picks, from its factors alone.
+
+    Args:
+        update: Factors of any rank; stacked sums from ``merge.concat`` are the usual case.
+        rule: How the rank is chosen; ``None`` keeps the numerical rank, so loses only rounding.
+
+    Returns:
+        Factors with ``scale == 1``; ``B`` carries the singular values.
+
+    Raises:
+        NumericalError: A factor holds NaN or infinity.
+    """
+    svd = factored_svd(update)
+    return svd.factors((rule or NumericalRank()).rank(svd.s, svd.shape)).cast(update.B)
+
+
+def balanced(update: LowRank) -> LowRank:
+    """The same update at its numerical rank, with ``A @ A.T == B.T @ B``.
+
+    Splitting the singular values evenly keeps both factors inside the range of half precision.
+
+    Raises:
+        NumericalError: A factor holds NaN or infinity.
+    """
+    svd = factored_svd(update)
+    return svd.balanced(NumericalRank().rank(svd.s, svd.shape)).cast(update.B)
+
+
+def require_matrix(weight: Float[Array, "d_out d_in"]) -> Float[Array, "d_out d_in"]:
+    """The weight in float32 or wider, if it is a finite matrix.
+
+    Raises:
+        ShapeError: ``weight`` is not a matrix.
+        NumericalError: ``weight`` holds NaN or infinity.
+    """
+    if weight.ndim != 2:
+        hint = "flatten kernels with conv.as_matrix" if weight.ndim == 4 else None
+        raise ShapeError("a matrix (d_out, d_in)", tuple(weight.shape), hint=hint)
+    return upcast(require_finite(weight, where="weight"))
