@@ -5,6 +5,7 @@ Names and summaries are read from disk, so listing everything imports nothing.
 
 import ast
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from loricate.basics.errors import ConfigError, ConfigProblem, PrerequisiteError, nearest
 
-__all__ = ["KINDS", "get", "key_of", "names", "source", "summary"]
+__all__ = ["KINDS", "Entry", "Parameter", "describe", "get", "key_of", "names"]
 
 KINDS = {
     "attacks": "attacks",
@@ -25,6 +26,44 @@ KINDS = {
     "rules": "integrity/rules",
 }
 """Folder of each kind, below the package."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One field of an entry, as its source spells it.
+
+    Args:
+        name: Field name, and key in a table.
+        annotation: Its type.
+        default: Its default, or ``None`` where a value is required.
+    """
+
+    name: str
+    annotation: str
+    default: str | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What an entry says about itself.
+
+    Args:
+        kind: One of ``KINDS``.
+        name: Its key.
+        docstring: The docstring of its class.
+        parameters: The fields of its class.
+    """
+
+    kind: str
+    name: str
+    docstring: str
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return self.docstring.partition("\n")[0]
+
 
 _ROOT = Path(__file__).parents[1]
 
@@ -89,40 +128,24 @@ def key_of(cls: type) -> str:
     raise LookupError(f"{cls.__qualname__} of module {cls.__module__!r} is not registered")
 
 
-def summary(kind: str, name: str) -> str:
-    """First docstring line of an entry, read without importing it.
+def describe(kind: str, name: str) -> Entry:
+    """What an entry says about itself; our own are read without importing them.
 
     Args:
         kind: One of ``KINDS``.
         name: A key as ``names`` lists it.
 
     Returns:
-        The line; for a third party's entry, the package that provides it.
+        Its docstring and parameters.
 
     Raises:
         ConfigError: Unknown kind or name.
     """
     _require_known(kind, name)
     if (point := _foreign(kind).get(name)) is not None:
-        return f"Provided by {point.dist.name} {point.dist.version}." if point.dist else ""
-    return next(iter(_docstring(source(kind, name)).splitlines()), "")
-
-
-def source(kind: str, name: str) -> Path:
-    """The file that defines one of our own entries.
-
-    Args:
-        kind: One of ``KINDS``.
-        name: A key as ``names`` lists it.
-
-    Returns:
-        Path of the module.
-
-    Raises:
-        ConfigError: Unknown kind or name.
-    """
-    _require_known(kind, name)
-    return _folder(kind) / f"{name}.py"
+        origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+        return Entry(kind, name, f"Provided by {origin}.", ())
+    return _parse(kind, name, (_folder(kind) / f"{name}.py").read_text(encoding="utf-8"))
 
 
 def _folder(kind: str) -> Path:
@@ -166,15 +189,24 @@ def _as_class(loaded: object, kind: str, name: str) -> type[Any]:
     return loaded
 
 
-def _docstring(path: Path) -> str:
-    module = ast.parse(path.read_text(encoding="utf-8"))
-    documented = (ast.get_docstring(node) for node in _final_classes(module))
-    return next((text for text in documented if text), ast.get_docstring(module) or "")
+def _parse(kind: str, name: str, code: str) -> Entry:
+    module = ast.parse(code)
+    public = next(filter(_is_final, module.body), None)
+    if not isinstance(public, ast.ClassDef):
+        return Entry(kind, name, ast.get_docstring(module) or "", ())
+    docstring = ast.get_docstring(public) or ast.get_docstring(module) or ""
+    return Entry(kind, name, docstring, tuple(_parameters(public)))
 
 
-def _final_classes(module: ast.Module) -> Iterator[ast.ClassDef]:
-    for node in module.body:
-        if isinstance(node, ast.ClassDef):
-            decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
-            if decorators & {"final", "typing.final"}:
-                yield node
+def _is_final(node: ast.stmt) -> bool:
+    decorators = node.decorator_list if isinstance(node, ast.ClassDef) else []
+    return any(ast.unparse(each) in ("final", "typing.final") for each in decorators)
+
+
+def _parameters(node: ast.ClassDef) -> Iterator[Parameter]:
+    for line in node.body:
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+            annotation = ast.unparse(line.annotation)
+            if not annotation.startswith("ClassVar"):
+                default = None if line.value is None else ast.unparse(line.value)
+                yield Parameter(line.target.id, annotation, default)

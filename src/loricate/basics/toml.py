@@ -82,7 +82,7 @@ def _table_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[st
             yield from _table_lines(each, (*path, key))
 
 
-def _is_section(value: object) -> bool:
+def _is_section(value: Any) -> bool:
     if isinstance(value, Mapping):
         return True
     is_list = isinstance(value, list | tuple) and len(value) > 0

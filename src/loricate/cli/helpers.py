@@ -1,0 +1,172 @@
+"""What commands share: the ``--json`` flag, tables, and progress that stays off a pipe.
+
+A command file looks like this::
+
+    @click.command()
+    @json_option
+    def command(as_json: bool) -> ExitCode | None:
+        \"\"\"What the user gets, in one line.\"\"\"
+        from loricate.recipes.example import example  # heavy imports live here
+
+        print_table(...)
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from loricate.basics.errors import ConfigError
+from loricate.basics.quantities import parse_pixel_length
+
+__all__ = [
+    "PIXEL_LENGTH",
+    "ProgressReport",
+    "json_option",
+    "log",
+    "print_json",
+    "print_table",
+    "progress_report",
+]
+
+_WIDE = 1000
+"""Columns of a table that goes to a file or a pipe: wide enough never to wrap."""
+
+
+class _PixelLength(click.ParamType[float]):
+    name = "length"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            return parse_pixel_length(value, key="")
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+PIXEL_LENGTH = _PixelLength()
+"""Type of options such as ``--epsilon``: a number in [0, 1], or a fraction such as ``8/255``."""
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON to stdout instead of a table."
+)
+
+
+def print_json(value: object) -> None:
+    """A value on stdout as indented JSON.
+
+    Args:
+        value: Plain lists, tables and scalars.
+    """
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None
+) -> None:
+    """A table on stdout, colored on a terminal and plain elsewhere.
+
+    Args:
+        columns: Headings.
+        rows: Cells, one per column; numbers are aligned to the right.
+        title: Line above the table.
+    """
+    cells = [tuple(row) for row in rows]
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for index, heading in enumerate(columns):
+        is_number = all(isinstance(row[index], int | float) for row in cells)
+        table.add_column(heading, justify="right" if cells and is_number else "left")
+    for row in cells:
+        table.add_row(*map(_escape, row))
+    _console(stderr=False).print(table)
+
+
+def log(message: str) -> None:
+    """A line on stderr.
+
+    Args:
+        message: What to say.
+    """
+    click.echo(message, err=True)
+
+
+class ProgressReport:
+    """Receives how far each stage is, and shows it on stderr.
+
+    On a terminal every stage has a bar with the time left. Elsewhere a stage is one line when it
+    begins and one when it is done.
+
+    Args:
+        progress: The bars, or ``None`` off a terminal.
+    """
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+        self._begun: set[str] = set()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Note that ``done`` of ``total`` steps of a stage are over."""
+        if self._progress is None:
+            self._write_line(stage, done, total)
+        else:
+            task = self._task(self._progress, stage, total)
+            self._progress.update(task, completed=done, total=total)
+
+    def _task(self, progress: Progress, stage: str, total: int) -> TaskID:
+        if stage not in self._tasks:
+            self._tasks[stage] = progress.add_task(stage, total=total)
+        return self._tasks[stage]
+
+    def _write_line(self, stage: str, done: int, total: int) -> None:
+        if stage not in self._begun:
+            self._begun.add(stage)
+            log(f"{stage}: {total} steps")
+        if done >= total:
+            log(f"{stage}: done")
+
+
+@contextmanager
+def progress_report() -> Iterator[ProgressReport]:
+    """Progress on stderr while the block runs; bars on a terminal only.
+
+    Yields:
+        A callable ``(stage, done, total)`` to hand to a recipe as its observer.
+    """
+    if not sys.stderr.isatty():
+        yield ProgressReport(None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_console(stderr=True)) as progress:
+        yield ProgressReport(progress)
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else _WIDE, highlight=False)
+
+
+def _escape(cell: object) -> str:
+    # Square brackets are data here, not markup.
+    return str(cell).replace("[", r"\[")
