@@ -1,0 +1,1 @@
+"""LoRA adapters as values, and the files that hold them. Never loads torch."""

@@ -1,0 +1,229 @@
+"""Strict reading and atomic writing of safetensors files.
+
+The header is measured before it is parsed and checked before any tensor is touched; tensors are
+mapped from disk one at a time, so a file may be larger than memory.
+"""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import ml_dtypes
+import numpy as np
+from jaxtyping import Shaped
+from safetensors.numpy import save_file
+
+from loricate.basics.arrays import Array, dtype_name, to_numpy
+from loricate.basics.errors import HostileFileError, UnsupportedError
+
+__all__ = ["TensorFile", "TensorInfo", "save_tensors", "staged_folder", "to_storage"]
+
+MAX_HEADER_BYTES = 100_000_000
+"""What the safetensors library itself accepts."""
+
+MAX_TENSORS = 1_000_000
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+
+
+@final
+@dataclass(frozen=True)
+class TensorInfo:
+    """What the header says about one tensor.
+
+    Args:
+        dtype: Numpy dtype, from ml_dtypes where numpy has none.
+        shape: Shape.
+        start: Offset of the first byte, counted from the start of the file.
+        size_bytes: Number of bytes.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    start: int
+    size_bytes: int
+
+
+@final
+class TensorFile(Mapping[str, Shaped[np.ndarray, "..."]]):
+    """A safetensors file as a read-only mapping; a tensor is read when it is asked for.
+
+    Args:
+        path: The file.
+
+    Raises:
+        HostileFileError: The header is oversize or malformed, or tensors overlap, leave gaps or
+            reach beyond the file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        header, data_start, size = _read_header(self.path)
+        self.metadata: Mapping[str, str] = _metadata(header.pop("__metadata__", {}), self.path)
+        self.infos: Mapping[str, TensorInfo] = {
+            name: _info(name, entry, data_start, self.path) for name, entry in header.items()
+        }
+        _check_layout(self.infos.values(), data_start, size, self.path)
+
+    def __getitem__(self, name: str) -> Shaped[np.ndarray, "..."]:
+        info = self.infos[name]
+        if info.size_bytes == 0:
+            return np.empty(info.shape, info.dtype)
+        raw = np.memmap(self.path, np.uint8, "r", offset=info.start, shape=(info.size_bytes,))
+        return np.asarray(raw).view(info.dtype).reshape(info.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.infos)
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file that is either complete or absent.
+
+    Args:
+        path: Destination; replaced if it exists.
+        tensors: Arrays of any library.
+        metadata: Text for the header. ``format`` is set to ``pt``, which loaders insist on.
+    """
+    path = Path(path)
+    stored = {name: to_storage(array) for name, array in tensors.items()}
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as staging:
+        staged = Path(staging) / path.name
+        save_file(stored, staged, metadata={**(metadata or {}), "format": "pt"})
+        _flush(staged)
+        staged.replace(path)
+
+
+@contextmanager
+def staged_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to write into, whose files appear at ``path`` together or not at all.
+
+    A new folder appears by one rename. In a folder that exists already, files are replaced one by
+    one and others are left alone.
+
+    Args:
+        path: Destination.
+
+    Yields:
+        A temporary folder beside the destination.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as staging:
+        staged = Path(staging) / path.name
+        staged.mkdir()
+        yield staged
+        files = sorted(staged.iterdir())
+        for file in files:
+            _flush(file)
+        if not path.exists():
+            staged.rename(path)
+            return
+        for file in files:
+            file.replace(path / file.name)
+
+
+def to_storage(array: Array) -> Shaped[np.ndarray, "..."]:
+    """The array as contiguous numpy in the same dtype, taken off any device."""
+    if isinstance(array, np.ndarray):
+        return np.asarray(array, order="C")
+    name = dtype_name(array)
+    dtype = np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+    # float64 holds every value of the narrower float dtypes, so the detour is exact.
+    return np.asarray(to_numpy(array).astype(dtype), order="C")
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
+    """Parsed header, offset of the data and size of the file."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise HostileFileError(path, reason=f"header of {length} bytes in {size} bytes of file")
+        if length > MAX_HEADER_BYTES:
+            raise HostileFileError(
+                path, reason=f"header of {length} bytes exceeds {MAX_HEADER_BYTES}"
+            )
+        raw = file.read(length)
+    try:
+        header = json.loads(raw, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise HostileFileError(path, reason=f"header is not strict JSON: {error}") from None
+    if not isinstance(header, dict) or len(header) > MAX_TENSORS:
+        raise HostileFileError(path, reason=f"expected an object of at most {MAX_TENSORS} tensors")
+    return header, 8 + length, size
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Python keeps the last of two equal keys and other parsers the first; what was checked must
+    # be what is loaded.
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return entries
+
+
+def _metadata(entry: Any, path: Path) -> dict[str, str]:
+    if isinstance(entry, dict) and all(isinstance(value, str) for value in entry.values()):
+        return entry
+    raise HostileFileError(path, reason="expected metadata that maps text to text")
+
+
+def _info(name: str, entry: Any, data_start: int, path: Path) -> TensorInfo:
+    match entry:
+        case {"dtype": str(code), "shape": [*shape], "data_offsets": [int(begin), int(end)]}:
+            pass
+        case _:
+            raise HostileFileError(path, reason=f"malformed entry {name!r}")
+    if len(entry) > 3 or any(type(n) is not int or n < 0 for n in [*shape, begin, end]):
+        raise HostileFileError(path, reason=f"malformed entry {name!r}")
+    if code not in _DTYPES:
+        raise UnsupportedError(f"dtype {code!r} of tensor {name!r}", by="this reader")
+    info = TensorInfo(_DTYPES[code], tuple(shape), data_start + begin, end - begin)
+    if info.size_bytes != math.prod(shape) * info.dtype.itemsize:
+        raise HostileFileError(
+            path, reason=f"tensor {name!r} does not fill its {end - begin} bytes"
+        )
+    return info
+
+
+def _check_layout(infos: Any, data_start: int, size: int, path: Path) -> None:
+    position = data_start
+    for info in sorted(infos, key=lambda info: (info.start, info.size_bytes)):
+        if info.start != position:
+            raise HostileFileError(path, reason=f"overlap or gap at byte {info.start}")
+        position += info.size_bytes
+    if position != size:
+        raise HostileFileError(path, reason=f"expected {position} bytes of file, got {size}")
+
+
+def _flush(path: Path) -> None:
+    # Without it a power cut may leave a complete name on an incomplete file.
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
