@@ -1,0 +1,150 @@
+"""Which figures a record has the evidence for."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from loricate.records.names import CONTROLS, NO_ATTACK, RANDOM_NOISE, STRONGEST, SUBJECTS, Metrics
+from loricate.records.schema import Aggregate, RunRecord
+from loricate.report import charts, words
+from loricate.report.charts import CostPanel, Series
+from loricate.report.svg import SvgSheet
+
+__all__ = ["Chart", "clean_table", "draw_figures", "subject_order"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """A figure with the words around it.
+
+    Args:
+        svg: The figure.
+        title: What tells it from its neighbors.
+        legend: The subjects in it.
+        noise: Whether it has a line for equal-norm noise.
+    """
+
+    svg: Markup
+    title: str = ""
+    legend: tuple[str, ...] = ()
+    noise: bool = False
+
+
+def draw_figures(record: RunRecord, sheet: SvgSheet) -> dict[str, list[Chart]]:
+    """The charts of every section of the report; a section without evidence has none."""
+    return {
+        "attack": list(_worst_cases(record, sheet)),
+        "attacks": list(_single_attacks(record, sheet)),
+        "cost": list(_costs(record, sheet)),
+        "training": list(_training(record, sheet)),
+        "ranks": list(_ranks(record, sheet)),
+        "spectra": list(_spectra(record, sheet)),
+    }
+
+
+def _worst_cases(record: RunRecord, sheet: SvgSheet) -> Iterator[Chart]:
+    for metric in (Metrics.ATTACK_SUCCESS, Metrics.LATENT_DRIFT):
+        strongest = [a for a in record.aggregates if (a.metric, a.attack) == (metric, STRONGEST)]
+        noise = [
+            a
+            for a in record.aggregates
+            if (a.metric, a.attack, a.subject) == (metric, RANDOM_NOISE, "base")
+        ]
+        for norm in dict.fromkeys(a.norm for a in strongest):
+            series = _series(record, [a for a in strongest if a.norm == norm])
+            reference = _series(record, [a for a in noise if a.norm == norm], faint=True)
+            yield _epsilon_chart([*series, *reference], metric, sheet, f"worst case, {norm}")
+
+
+def _single_attacks(record: RunRecord, sheet: SvgSheet) -> Iterator[Chart]:
+    """Attack success for each attack on its own."""
+    rates = [a for a in record.aggregates if a.metric == Metrics.ATTACK_SUCCESS]
+    for attack, objective, norm in dict.fromkeys((a.attack, a.objective, a.norm) for a in rates):
+        if attack in (STRONGEST, NO_ATTACK):
+            continue
+        key = (attack, objective, norm)
+        points = [a for a in rates if (a.attack, a.objective, a.norm) == key]
+        title = ", ".join(words.plain(k) for k in key if k != NO_ATTACK)
+        yield _epsilon_chart(_series(record, points), Metrics.ATTACK_SUCCESS, sheet, title)
+
+
+def _series(record: RunRecord, points: Sequence[Aggregate], *, faint: bool = False) -> list[Series]:
+    slots = charts.slots_of([a.subject for a in record.aggregates])
+    lines: dict[str, list[Aggregate]] = {}
+    for a in sorted(points, key=lambda a: (subject_order(a.subject), a.epsilon)):
+        lines.setdefault(a.subject, []).append(a)
+    return [
+        Series(subject=subject, slot=slots[subject], points=tuple(line), faint=faint)
+        for subject, line in lines.items()
+    ]
+
+
+def _epsilon_chart(series: Sequence[Series], metric: str, sheet: SvgSheet, title: str) -> Chart:
+    figure = charts.against_epsilon(series, metric, rate=metric == Metrics.ATTACK_SUCCESS)
+    return Chart(
+        svg=sheet.add(figure, f"{words.metric_label(metric)} against epsilon, {title}"),
+        title=title,
+        legend=tuple(line.subject for line in series if not line.faint),
+        noise=any(line.faint for line in series),
+    )
+
+
+def _costs(record: RunRecord, sheet: SvgSheet) -> Iterator[Chart]:
+    if panels := _cost_panels(record):
+        svg = sheet.add(charts.clean_cost(panels), "Clean quality lost by each subject")
+        subjects = dict.fromkeys(subject for panel in panels for subject in panel.bars)
+        yield Chart(svg=svg, legend=tuple(subjects))
+
+
+def _cost_panels(record: RunRecord) -> list[CostPanel]:
+    """What each subject loses against the base on clean inputs."""
+    table = clean_table(record)
+    criteria = {criterion.name: criterion for criterion in record.verdict.criteria}
+    base = table.get("base", {})
+    panels = []
+    for title, metric, name in (
+        ("PSNR lost, dB", Metrics.PSNR, "reconstruction_psnr_drop"),
+        ("Clean latent drift", Metrics.LATENT_DRIFT, "clean_latent_drift"),
+        ("Prompt alignment lost", Metrics.ALIGNMENT, "prompt_alignment_drop"),
+    ):
+        drift = metric == Metrics.LATENT_DRIFT
+        bars = {
+            subject: row[metric].value if drift else base[metric].value - row[metric].value
+            for subject, row in table.items()
+            if subject in ("hardened", *CONTROLS) and metric in row and (drift or metric in base)
+        }
+        if bars:
+            panels.append(CostPanel(title=title, bars=bars, criterion=criteria.get(name)))
+    return panels
+
+
+def _training(record: RunRecord, sheet: SvgSheet) -> Iterator[Chart]:
+    curves = record.training.curves if record.training else ()
+    if any(set(row) - {"step"} for row in curves):
+        yield Chart(svg=sheet.add(charts.training_curves(curves), "Training curves"))
+
+
+def _ranks(record: RunRecord, sheet: SvgSheet) -> Iterator[Chart]:
+    if record.training and record.training.ranks:
+        figure = charts.rank_pattern(record.training.ranks)
+        yield Chart(svg=sheet.add(figure, "Rank of every adapted module"))
+
+
+def _spectra(record: RunRecord, sheet: SvgSheet) -> Iterator[Chart]:
+    if record.spectra:
+        yield Chart(svg=sheet.add(charts.spectra(record.spectra), "Spectrum of every weight"))
+
+
+def subject_order(subject: str) -> tuple[int, str]:
+    """Sorting key that puts the base first and the controls last."""
+    return (SUBJECTS.index(subject) if subject in SUBJECTS else len(SUBJECTS)), subject
+
+
+def clean_table(record: RunRecord) -> dict[str, dict[str, Aggregate]]:
+    """For each subject, its clean metrics."""
+    table: dict[str, dict[str, Aggregate]] = {}
+    clean = [a for a in record.aggregates if a.attack == NO_ATTACK]
+    for a in sorted(clean, key=lambda a: subject_order(a.subject)):
+        table.setdefault(a.subject, {})[a.metric] = a
+    return table

@@ -1,0 +1,180 @@
+"""How the report names and prints what a record holds."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from loricate.records.names import Metrics
+from loricate.records.schema import Aggregate, Criterion
+
+__all__ = [
+    "CHECKS",
+    "PICTURE_COLUMNS",
+    "CheckMeaning",
+    "criterion_number",
+    "duration",
+    "interval",
+    "metric_label",
+    "number",
+    "percent",
+    "plain",
+    "subject_label",
+]
+
+
+_MINUS: Final = "\N{MINUS SIGN}"
+_DASH: Final = "\N{EN DASH}"
+_TIMES: Final = "\N{MULTIPLICATION SIGN}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckMeaning:
+    """What a sanity check asks and what to do when it fires.
+
+    Args:
+        question: What the check asks, in one sentence.
+        remedy: What to do about a warning or an error.
+    """
+
+    question: str
+    remedy: str
+
+
+CHECKS: Final = {
+    "zero_gradient": CheckMeaning(
+        question="Does the gradient that the attack follows vanish?",
+        remedy="Look for a rounding, clamping or detaching step on the way from the pixels to the "
+        "objective, and give it a declared backward pass.",
+    ),
+    "stationary_start": CheckMeaning(
+        question="Did a restart stay where it began?",
+        remedy="Start at a random point of the ball: at the clean input an objective that "
+        "measures displacement has no gradient.",
+    ),
+    "random_at_least_pgd": CheckMeaning(
+        question="Does random noise do as much as the optimized attack?",
+        remedy="The attack failed to optimize. Raise its steps and restarts, and compare its "
+        "gradient with central differences.",
+    ),
+    "more_epsilon_not_stronger": CheckMeaning(
+        question="Did a larger budget fail to make the attack stronger?",
+        remedy="The attack is stuck at the larger budget. Scale its step size with epsilon, or "
+        "start it from the best result of the smaller one.",
+    ),
+    "more_steps_not_stronger": CheckMeaning(
+        question="Did more steps fail to make the attack stronger?",
+        remedy="Either the attack has converged, which the curve shows by being flat, or its step "
+        "size is wrong. Sweep the step size.",
+    ),
+    "transfer_beats_white_box": CheckMeaning(
+        question="Does an attack made on the base beat one made on the model itself?",
+        remedy="The white-box attack is being masked. Attack through everything deployed, and "
+        "average the gradient over the random draws of the defense.",
+    ),
+    "budget_after_rounding": CheckMeaning(
+        question="Does an attacked picture leave its budget once rounded to 8 bits?",
+        remedy="A fault of the harness, not of the model: do not trust this run, and report it.",
+    ),
+}
+
+PICTURE_COLUMNS: Final = {
+    "clean": "Clean input",
+    "attacked": "Attacked input",
+    "perturbation": "Perturbation, magnified",
+    "edit_clean_base": "Edit of clean, base",
+    "edit_attacked_base": "Edit of attacked, base",
+    "edit_attacked_hardened": "Edit of attacked, hardened",
+}
+
+_SUBJECTS: Final = {
+    "base": "Base",
+    "hardened": "Hardened",
+    "control_plain": "Plain LoRA",
+    "control_noise": "Noise-augmented LoRA",
+    "control_truncation": "Spectral truncation",
+    "control_full": "Full fine-tuning",
+}
+
+_METRICS: Final = {
+    Metrics.ATTACK_SUCCESS: "Edit attack success rate",
+    Metrics.LATENT_DRIFT: "Latent drift",
+    Metrics.PSNR: "Reconstruction PSNR",
+    Metrics.SSIM: "Reconstruction SSIM",
+    Metrics.EDIT_SSIM: "SSIM to the clean edit",
+    Metrics.ALIGNMENT: "Prompt alignment",
+}
+
+
+def subject_label(subject: str) -> str:
+    """Name of a model in running text and legends."""
+    return _SUBJECTS.get(subject, plain(subject))
+
+
+def metric_label(metric: str) -> str:
+    """Name of a metric in headings and on axes."""
+    return _METRICS.get(metric, plain(metric))
+
+
+def plain(key: str) -> str:
+    """A key as words."""
+    return key.replace("_", " ")
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number with a few significant digits, and words for what is not finite."""
+    if math.isnan(value):
+        return "undefined"
+    if math.isinf(value):
+        return "∞" if value > 0 else f"{_MINUS}∞"
+    text = f"{value:.{digits}g}" if 1e-3 <= abs(value) < 1e6 or value == 0 else f"{value:.1e}"
+    return text.replace("-", _MINUS, 1) if text.startswith("-") else text
+
+
+def percent(value: float) -> str:
+    """A fraction in percent, with a decimal only where it says something."""
+    if not math.isfinite(value):
+        return number(value)
+    hundred = 100 * value
+    digits = 0 if abs(hundred) >= 10 or hundred == round(hundred) else 1
+    return f"{hundred:.{digits}f} %".replace("-", _MINUS)
+
+
+def _decibel(value: float) -> str:
+    return f"{value:.2f} dB" if math.isfinite(value) else number(value)
+
+
+_METRIC_FORMATS: Final[dict[str, Callable[[float], str]]] = {
+    Metrics.ATTACK_SUCCESS: percent,
+    Metrics.PSNR: _decibel,
+    Metrics.ALIGNMENT: percent,
+}
+
+
+def interval(aggregate: Aggregate) -> str:
+    """Value of an aggregate with its interval."""
+    show = _METRIC_FORMATS.get(aggregate.metric, number)
+    return f"{show(aggregate.value)} [{show(aggregate.low)}, {show(aggregate.high)}]"
+
+
+def criterion_number(criterion: Criterion, value: float | None) -> str:
+    """A number of the verdict table in its unit; a dash where there is none."""
+    if value is None:
+        return _DASH
+    match criterion.unit:
+        case "fraction":
+            return percent(value)
+        case "dB":
+            return _decibel(value)
+        case "ratio":
+            return f"{number(value)} {_TIMES}"
+        case _:
+            return number(value)
+
+
+def duration(seconds: float) -> str:
+    """A wall time for people."""
+    if not math.isfinite(seconds):
+        return number(seconds)
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
