@@ -1,0 +1,90 @@
+"""The promise of a base install: all help, all listings and the torch-free packages, sans torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_BLOCKED = ["accelerate", "diffusers", "model_signing", "peft", "torch", "transformers"]
+_PACKAGES = ["adapters", "basics", "integrity", "lowrank", "models", "records", "report"]
+_SOURCE = Path(__file__).parents[2] / "src" / "loricate"
+
+_PRELUDE = f"""
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {_BLOCKED}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def _run(code: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", _PRELUDE + code]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_blocking_works() -> None:
+    done = _run("import torch")
+    assert done.returncode == 1
+    assert "No module named 'torch'" in done.stderr
+
+
+def test_every_help_page_prints() -> None:
+    done = _run("""
+import json
+from loricate.cli.main import _loricate, run
+
+names = _loricate.list_commands(None)
+codes = {name: int(run([name, "--help"])) for name in names}
+print(json.dumps({"names": names, "codes": codes}), file=sys.stderr)
+""")
+    outcome = json.loads(done.stderr.splitlines()[-1])
+    assert {"ls", "show"} <= set(outcome["names"])
+    assert set(outcome["codes"].values()) == {0}
+    assert all(f"Usage: loricate {name} " in done.stdout for name in outcome["names"])
+
+
+def test_ls_prints_what_the_registry_holds() -> None:
+    done = _run("""
+from loricate.basics import registry
+from loricate.cli.main import run
+
+print(sum(len(registry.names(kind)) for kind in registry.KINDS), file=sys.stderr)
+sys.exit(run(["ls", "--json"]))
+""")
+    assert done.returncode == 0
+    assert len(json.loads(done.stdout)) == int(done.stderr)
+
+
+@pytest.mark.parametrize("package", [each for each in _PACKAGES if (_SOURCE / each).is_dir()])
+def test_package_imports(package: str) -> None:
+    modules = [
+        ".".join(("loricate", *path.relative_to(_SOURCE).with_suffix("").parts))
+        for path in (_SOURCE / package).rglob("*.py")
+    ]
+    assert modules
+    done = _run(f"from importlib import import_module\nfor m in {modules}: import_module(m)")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_command_that_needs_torch_names_the_install_line() -> None:
+    done = _run("""
+import click
+from loricate.cli import main
+
+class Command(click.Command):
+    def invoke(self, ctx):
+        import torch
+
+main._Commands.list_commands = lambda self, ctx: ["needy"]
+main._Commands.get_command = lambda self, ctx, name: Command("needy")
+sys.exit(main.run(["needy"]))
+""")
+    assert done.returncode == 3
+    assert "pip install 'loricate[sd]'" in done.stderr
+    assert "Traceback" not in done.stderr
