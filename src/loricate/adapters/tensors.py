@@ -115,7 +115,11 @@ def save_tensors(
     stored = {name: to_storage(array) for name, array in tensors.items()}
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as staging:
         staged = Path(staging) / path.name
+        staged.touch()
+        mode = staged.stat().st_mode
         save_file(stored, staged, metadata={**(metadata or {}), "format": "pt"})
+        # safetensors writes files that nobody else can read, whatever the umask.
+        staged.chmod(mode)
         _flush(staged)
         staged.replace(path)
 
