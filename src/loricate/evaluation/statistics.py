@@ -68,6 +68,9 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
         n: How often it could have; 0 gives the interval [0, 1] around NaN.
         level: Coverage.
 
+    Returns:
+        Interval around ``successes / n``.
+
     Source: Wilson 1927 [wilson1927].
     """
     if not 0 <= successes <= n:
@@ -95,6 +98,9 @@ def bootstrap_mean(
         clusters: A label per sample. Samples that share one, such as restarts of one picture, are
             resampled together. With a single cluster the interval is infinite: nothing is known.
         level: Coverage.
+
+    Returns:
+        Interval between percentiles of 10,000 resampled means.
 
     Raises:
         ShapeError: ``values`` is empty or not one-dimensional, or ``clusters`` does not match.
@@ -142,6 +148,13 @@ def bootstrap_ratio(
         seed: As in ``bootstrap_mean``.
         clusters: As in ``bootstrap_mean``.
         level: Coverage.
+
+    Returns:
+        Interval between percentiles of 10,000 resampled ratios.
+
+    Raises:
+        ShapeError: As in ``bootstrap_mean``, or the samples do not pair up.
+        NumericalError: A number is negative, NaN or infinite.
     """
     above, below = _pair(numerator, denominator)
     if min(above.min(), below.min()) < 0:
@@ -159,6 +172,9 @@ def mcnemar_exact(first: ArrayLike, second: ArrayLike) -> float:
         first: Whether each sample broke the first model.
         second: The same for the second model.
 
+    Returns:
+        The p-value.
+
     Source: McNemar 1947 [mcnemar1947], in its exact binomial form.
     """
     one, two = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
@@ -175,7 +191,10 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     """P-values adjusted so that the chance of any false claim in the family stays at the level.
 
     Args:
-        p_values: One per hypothesis, in any order; the result keeps it.
+        p_values: One per hypothesis, in any order.
+
+    Returns:
+        Adjusted p-values in the same order.
 
     Source: Holm 1979 [holm1979].
     """

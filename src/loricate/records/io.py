@@ -74,6 +74,12 @@ def write_record(directory: Path, record: RunRecord) -> Path:
 def read_record(directory: Path) -> RunRecord:
     """The record of a run folder, migrated to the newest schema.
 
+    Args:
+        directory: The run folder.
+
+    Returns:
+        The validated record.
+
     Raises:
         PrerequisiteError: the folder holds no record.
         HostileFileError: the file is too large to be one.
@@ -104,7 +110,7 @@ def write_blob(
     caption: str = "",
     data: dict[str, float] | None = None,
 ) -> Blob:
-    """Store bytes beside the record, and return the entry that points to them.
+    """Store bytes beside the record.
 
     Args:
         directory: The run folder.
@@ -114,6 +120,9 @@ def write_blob(
         role: Where the report shows it; the name, if left out.
         caption: Text under the picture.
         data: Numbers that belong to it.
+
+    Returns:
+        The entry of the record that points to the file.
     """
     suffix = _SUFFIXES.get(media_type, ".bin")
     blob = Blob(
@@ -131,6 +140,13 @@ def write_blob(
 
 def read_blob(directory: Path, blob: Blob) -> bytes:
     """The bytes of a blob, checked against its digest.
+
+    Args:
+        directory: The run folder.
+        blob: Entry of the record.
+
+    Returns:
+        Content of the file.
 
     Raises:
         IntegrityError: the file is gone, lies outside the run folder or has other bytes.
@@ -188,9 +204,15 @@ class RowLog:
 
 
 def read_rows(path: Path) -> tuple[SampleRow, ...]:
-    """The rows of a file, in the order they were written; none if there is no file.
+    """The rows of a file, in the order they were written.
 
     A last line without its newline was cut off by a kill, and is left out.
+
+    Args:
+        path: A ``.jsonl`` file.
+
+    Returns:
+        The rows; none if there is no file.
 
     Raises:
         ConfigError: another line does not follow the schema.
@@ -206,6 +228,10 @@ def merge_rows(paths: Iterable[Path], into: Path) -> int:
     """Join the row files of several workers into one, sorted by key.
 
     The result does not depend on how many workers there were or which finished first.
+
+    Args:
+        paths: The files of the workers.
+        into: Where the joined file goes.
 
     Returns:
         Number of rows written.

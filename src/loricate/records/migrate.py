@@ -25,6 +25,9 @@ def migrate(
         steps: For each version, the function that leads to the next one.
         target: Version to arrive at.
 
+    Returns:
+        A document of version ``target``.
+
     Raises:
         ConfigError: there is no version number.
         UnsupportedError: the version is newer than this package, or no step leads on from it.

@@ -72,6 +72,9 @@ def render_report(record: RunRecord, pictures: dict[str, Picture]) -> str:
     Args:
         record: What to show.
         pictures: By role, such as ``row/0/clean``.
+
+    Returns:
+        HTML that asks for nothing from anywhere.
     """
     environment = Environment(
         loader=PackageLoader("loricate.report"),

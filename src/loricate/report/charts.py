@@ -8,11 +8,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from loricate.records.names import SUBJECTS, epsilon_text
 from loricate.records.schema import Aggregate, Criterion, RankRow, SpectrumRow
@@ -55,13 +57,11 @@ class Series:
         subject: The model.
         slot: Its color and marker.
         points: The aggregates, in order of epsilon.
-        faint: Whether it is a reference rather than a result.
     """
 
     subject: str
     slot: str
     points: tuple[Aggregate, ...]
-    faint: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,22 +87,37 @@ def slots_of(subjects: Sequence[str]) -> dict[str, str]:
     return known | {s: others[index % len(others)] for index, s in enumerate(strange)}
 
 
-def against_epsilon(series: Sequence[Series], metric: str, *, rate: bool) -> Figure:
-    """A metric against epsilon, with the interval of every point."""
+def against_epsilon(
+    series: Sequence[Series], noise: Sequence[Aggregate], *, metric: str, rate: bool
+) -> Figure:
+    """A metric against epsilon, with the interval of every point.
+
+    Args:
+        series: One line per subject.
+        noise: The base under random noise of equal norm: a dotted reference.
+        metric: What the lines show.
+        rate: Whether it is a rate, whose axis ends at 0 and 100 %.
+
+    Returns:
+        The figure, without a legend.
+    """
     epsilons = sorted({point.epsilon for line in series for point in line.points})
     with _figure(_HALF, 2.5) as figure:
         axes = figure.subplots()
         for index, line in enumerate(series):
-            shift = 0.035 * (index - (len(series) - 1) / 2)
+            # Side by side, so that intervals do not hide one another.
+            shift = 0.04 * (index - (len(series) - 1) / 2)
             _line(axes, line, [epsilons.index(p.epsilon) + shift for p in line.points])
+        _reference(axes, [(epsilons.index(p.epsilon), p) for p in noise if p.epsilon in epsilons])
         axes.set_xticks(range(len(epsilons)), [epsilon_text(e) for e in epsilons])
         axes.set_xlim(-0.3, max(len(epsilons) - 0.7, 0.3))
         axes.set_xlabel("epsilon")
         axes.set_title(metric_label(metric), pad=8)
-        axes.set_ylim(bottom=0)
         if rate:
-            axes.set_ylim(-0.02, 1.02)
+            axes.set_ylim(-0.02, 1.03)
             axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+        else:
+            axes.set_ylim(bottom=0)
         return figure
 
 
@@ -134,7 +149,9 @@ def training_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
             axes.plot(steps, values, color=slot_color("hardened"), linewidth=1.1)
             axes.set_title(plain(key), pad=6)
             axes.set_xlabel("step")
-            axes.set_ylim(bottom=min((v for v in values if v < 0 and math.isfinite(v)), default=0))
+            finite = [value for value in values if math.isfinite(value)]
+            span = max([0, *finite]) - min([0, *finite])
+            axes.set_ylim(min([0, *finite]), max([0, *finite]) + 0.08 * (span or 1.0))
         return figure
 
 
@@ -147,11 +164,10 @@ def rank_pattern(rows: Sequence[RankRow]) -> Figure:
         axes.barh(places, ends, height=0.62, color=slot_color("hardened"))
         axes.scatter(starts, places, marker="|", s=60, linewidths=1.6, color=INK, zorder=3)
         for place, row in zip(places, rows, strict=True):
-            right = max(row.rank_end, row.rank_start)
             axes.annotate(
-                str(row.rank_end),
-                (right, place),
-                xytext=(5, 0),
+                f"{row.rank_start} → {row.rank_end}",
+                (max(row.rank_end, row.rank_start), place),
+                xytext=(6, 0),
                 textcoords="offset points",
                 va="center",
                 fontsize=7,
@@ -159,7 +175,8 @@ def rank_pattern(rows: Sequence[RankRow]) -> Figure:
             )
         axes.set_yticks(places, [row.module for row in rows], fontsize=7)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlim(0, 1.08 * max(1, *ends, *starts))
+        axes.set_xlim(0, 1.12 * max(1, *ends, *starts))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(visible=True, axis="x")
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("rank")
@@ -169,7 +186,8 @@ def rank_pattern(rows: Sequence[RankRow]) -> Figure:
 
 def spectra(rows: Sequence[SpectrumRow]) -> Figure:
     """Singular values of every weight over the largest one, on a shared logarithmic scale."""
-    columns = min(5, len(rows))
+    columns = min(4, len(rows))
+    prefix = _common_prefix([row.module for row in rows])
     with _figure(_WIDE, 1.15 * math.ceil(len(rows) / columns) + 0.2) as figure:
         for axes, row in zip(_grid(figure, len(rows), columns), rows, strict=True):
             top = max(row.singular_values, default=0.0) or 1.0
@@ -182,7 +200,7 @@ def spectra(rows: Sequence[SpectrumRow]) -> Figure:
             axes.set_ylim(1e-3, 1.3)
             axes.minorticks_off()
             axes.set_yticks([1e-3, 1e-2, 1e-1, 1], ["0.001", "0.01", "0.1", "1"])
-            axes.set_title(_tail(row.module), fontsize=6.5, pad=3)
+            axes.set_title(_tail(row.module.removeprefix(prefix)), fontsize=6.5, pad=3)
             axes.tick_params(labelsize=6)
             axes.label_outer()
         return figure
@@ -190,7 +208,7 @@ def spectra(rows: Sequence[SpectrumRow]) -> Figure:
 
 def _line(axes: Axes, line: Series, places: Sequence[float]) -> None:
     color = slot_color(line.slot)
-    strong = line.slot in ("base", "hardened") and not line.faint
+    strong = line.slot in ("base", "hardened")
     low = [_arm(p.value - p.low) for p in line.points]
     high = [_arm(p.high - p.value) for p in line.points]
     axes.errorbar(
@@ -198,12 +216,26 @@ def _line(axes: Axes, line: Series, places: Sequence[float]) -> None:
         [p.value for p in line.points],
         yerr=(low, high),
         color=color,
-        marker="" if line.faint else MARKERS[line.slot][0],
+        marker=MARKERS[line.slot][0],
         markersize=4.5 if strong else 3.5,
         linewidth=2.0 if strong else 1.1,
-        linestyle=":" if line.faint else "-",
         elinewidth=1.1,
         zorder=4 if strong else 3,
+    )
+
+
+def _reference(axes: Axes, points: Sequence[tuple[int, Aggregate]]) -> None:
+    if not points:
+        return
+    places, values = [place for place, _ in points], [point.value for _, point in points]
+    axes.plot(places, values, color=INK, linewidth=1.2, linestyle=":")
+    axes.annotate(
+        "random noise",
+        (places[-1], values[-1]),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="right",
+        fontsize=7,
     )
 
 
@@ -238,7 +270,16 @@ def _grid(figure: Figure, n: int, columns: int) -> list[Axes]:
     return cells[:n]
 
 
-def _tail(module: str, length: int = 24) -> str:
+def _common_prefix(modules: Sequence[str]) -> str:
+    """The leading path components that every module shares, with the closing dot."""
+    shared = takewhile(
+        lambda parts: len(set(parts)) == 1,
+        zip(*(module.split(".")[:-1] for module in modules), strict=False),
+    )
+    return "".join(f"{parts[0]}." for parts in shared)
+
+
+def _tail(module: str, length: int = 36) -> str:
     return module if len(module) <= length else f"…{module[-length + 1 :]}"
 
 

@@ -45,48 +45,52 @@ def draw_figures(record: RunRecord, sheet: SvgSheet) -> dict[str, list[Chart]]:
 
 def _worst_cases(record: RunRecord, sheet: SvgSheet) -> Iterator[Chart]:
     for metric in (Metrics.ATTACK_SUCCESS, Metrics.LATENT_DRIFT):
-        strongest = [a for a in record.aggregates if (a.metric, a.attack) == (metric, STRONGEST)]
-        noise = [
-            a
-            for a in record.aggregates
-            if (a.metric, a.attack, a.subject) == (metric, RANDOM_NOISE, "base")
-        ]
-        for norm in dict.fromkeys(a.norm for a in strongest):
-            series = _series(record, [a for a in strongest if a.norm == norm])
-            reference = _series(record, [a for a in noise if a.norm == norm], faint=True)
-            yield _epsilon_chart([*series, *reference], metric, sheet, f"worst case, {norm}")
+        points = [a for a in record.aggregates if a.metric == metric]
+        strongest = [a for a in points if a.attack == STRONGEST]
+        noise = [a for a in points if (a.attack, a.subject) == (RANDOM_NOISE, "base")]
+        for place in dict.fromkeys((a.surface, a.norm) for a in strongest):
+            yield _epsilon_chart(
+                _series(record, _at(place, strongest)),
+                sheet,
+                title=f"{words.plain(place[0])}, worst case, {place[1]}",
+                noise=sorted(_at(place, noise), key=lambda a: a.epsilon),
+            )
 
 
 def _single_attacks(record: RunRecord, sheet: SvgSheet) -> Iterator[Chart]:
     """Attack success for each attack on its own."""
-    rates = [a for a in record.aggregates if a.metric == Metrics.ATTACK_SUCCESS]
-    for attack, objective, norm in dict.fromkeys((a.attack, a.objective, a.norm) for a in rates):
-        if attack in (STRONGEST, NO_ATTACK):
-            continue
-        key = (attack, objective, norm)
-        points = [a for a in rates if (a.attack, a.objective, a.norm) == key]
-        title = ", ".join(words.plain(k) for k in key if k != NO_ATTACK)
-        yield _epsilon_chart(_series(record, points), Metrics.ATTACK_SUCCESS, sheet, title)
+    attacks: dict[tuple[str, ...], list[Aggregate]] = {}
+    for a in record.aggregates:
+        if a.metric == Metrics.ATTACK_SUCCESS and a.attack not in (STRONGEST, NO_ATTACK):
+            attacks.setdefault((a.surface, a.attack, a.objective, a.norm), []).append(a)
+    for key, points in attacks.items():
+        title = ", ".join(words.plain(part) for part in key if part != NO_ATTACK)
+        yield _epsilon_chart(_series(record, points), sheet, title=title)
 
 
-def _series(record: RunRecord, points: Sequence[Aggregate], *, faint: bool = False) -> list[Series]:
+def _at(place: tuple[str, str], points: Sequence[Aggregate]) -> list[Aggregate]:
+    return [a for a in points if (a.surface, a.norm) == place]
+
+
+def _series(record: RunRecord, points: Sequence[Aggregate]) -> list[Series]:
     slots = charts.slots_of([a.subject for a in record.aggregates])
     lines: dict[str, list[Aggregate]] = {}
     for a in sorted(points, key=lambda a: (subject_order(a.subject), a.epsilon)):
         lines.setdefault(a.subject, []).append(a)
-    return [
-        Series(subject=subject, slot=slots[subject], points=tuple(line), faint=faint)
-        for subject, line in lines.items()
-    ]
+    return [Series(subject=s, slot=slots[s], points=tuple(line)) for s, line in lines.items()]
 
 
-def _epsilon_chart(series: Sequence[Series], metric: str, sheet: SvgSheet, title: str) -> Chart:
-    figure = charts.against_epsilon(series, metric, rate=metric == Metrics.ATTACK_SUCCESS)
+def _epsilon_chart(
+    series: Sequence[Series], sheet: SvgSheet, *, title: str, noise: Sequence[Aggregate] = ()
+) -> Chart:
+    metric = series[0].points[0].metric
+    rate = metric == Metrics.ATTACK_SUCCESS
+    figure = charts.against_epsilon(series, noise, metric=metric, rate=rate)
     return Chart(
         svg=sheet.add(figure, f"{words.metric_label(metric)} against epsilon, {title}"),
         title=title,
-        legend=tuple(line.subject for line in series if not line.faint),
-        noise=any(line.faint for line in series),
+        legend=tuple(line.subject for line in series),
+        noise=bool(noise),
     )
 
 

@@ -85,6 +85,9 @@ class SvgSheet:
         Args:
             figure: Drawn in signal colors only.
             description: What a person who cannot see the figure should know.
+
+        Returns:
+            An element that needs the rules of ``css`` on its page.
         """
         self._count += 1
         buffer = io.StringIO()

@@ -1,7 +1,6 @@
 """How the report names and prints what a record holds."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -140,21 +139,33 @@ def percent(value: float) -> str:
     return f"{hundred:.{digits}f} %".replace("-", _MINUS)
 
 
-def _decibel(value: float) -> str:
-    return f"{value:.2f} dB" if math.isfinite(value) else number(value)
-
-
-_METRIC_FORMATS: Final[dict[str, Callable[[float], str]]] = {
-    Metrics.ATTACK_SUCCESS: percent,
-    Metrics.PSNR: _decibel,
-    Metrics.ALIGNMENT: percent,
+_UNITS: Final = {
+    Metrics.ATTACK_SUCCESS: (100.0, " %"),
+    Metrics.ALIGNMENT: (100.0, " %"),
+    Metrics.PSNR: (1.0, " dB"),
 }
 
 
 def interval(aggregate: Aggregate) -> str:
-    """Value of an aggregate with its interval."""
-    show = _METRIC_FORMATS.get(aggregate.metric, number)
-    return f"{show(aggregate.value)} [{show(aggregate.low)}, {show(aggregate.high)}]"
+    """Value of an aggregate with its interval, to the digits that the interval supports."""
+    scale, unit = _UNITS.get(aggregate.metric, (1.0, ""))
+    value, low, high = (scale * x for x in (aggregate.value, aggregate.low, aggregate.high))
+    decimals = _decimals(high - low)
+    return f"{_fixed(value, decimals)}{unit} [{_fixed(low, decimals)}, {_fixed(high, decimals)}]"
+
+
+def _decimals(width: float) -> int:
+    """Decimals that print the width of an interval with two digits, between 0 and 4."""
+    if not math.isfinite(width) or width <= 0:
+        return 2
+    return min(max(1 - math.floor(math.log10(width)), 0), 4)
+
+
+def _fixed(value: float, decimals: int) -> str:
+    if not math.isfinite(value):
+        return number(value)
+    # Adding 0.0 turns a negative zero, which rounding can leave behind, into a plain one.
+    return f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", _MINUS)
 
 
 def criterion_number(criterion: Criterion, value: float | None) -> str:
@@ -165,7 +176,7 @@ def criterion_number(criterion: Criterion, value: float | None) -> str:
         case "fraction":
             return percent(value)
         case "dB":
-            return _decibel(value)
+            return f"{_fixed(value, 2)} dB"
         case "ratio":
             return f"{number(value)} {_TIMES}"
         case _:

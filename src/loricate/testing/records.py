@@ -94,6 +94,9 @@ def write_made_up_run(directory: Path, *, kind: str = "harden", pictures: int = 
         directory: Where to put it.
         kind: ``harden``, or ``evaluate`` for a record without training.
         pictures: Picture rows; 0 leaves all pictures out.
+
+    Returns:
+        The record that was written.
     """
     rows = RowLog(directory / "rows.jsonl")
     rows.extend(_rows())
@@ -109,6 +112,9 @@ def made_up_record(*, kind: str = "harden") -> RunRecord:
 
     Args:
         kind: ``harden``, or ``evaluate`` for a record without training.
+
+    Returns:
+        The same record at every call.
     """
     trained = kind == "harden"
     return RunRecord.model_validate(
