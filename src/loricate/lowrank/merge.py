@@ -107,8 +107,8 @@ def unmerge(
 ) -> Float[Array, "d_out d_in"]:
     """Weight with a merged update taken out again.
 
-    Returns to the original up to one rounding of the merged weight, so within
-    2 * unit roundoff * max|merged| in any dtype.
+    Off the original by at most unit roundoff * (|merged| + |result|), entry by entry, in any
+    dtype: one rounding on the way in and one on the way out.
 
     Args:
         weight: Dense matrix that holds the update.
