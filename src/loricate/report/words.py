@@ -151,6 +151,7 @@ def interval(aggregate: Aggregate) -> str:
     scale, unit = _UNITS.get(aggregate.metric, (1.0, ""))
     value, low, high = (scale * x for x in (aggregate.value, aggregate.low, aggregate.high))
     decimals = _decimals(high - low)
+    unit = unit if math.isfinite(value) else ""
     return f"{_fixed(value, decimals)}{unit} [{_fixed(low, decimals)}, {_fixed(high, decimals)}]"
 
 

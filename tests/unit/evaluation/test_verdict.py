@@ -1,0 +1,169 @@
+import math
+from dataclasses import replace
+
+import pytest
+
+from loricate.evaluation.verdict import Evidence, Thresholds, decide
+from loricate.records.schema import Aggregate, Check, Integrity, Verdict
+
+_EPSILON = 8 / 255
+_OK = Check(name="zero_gradient", level="ok", subject="base", message="")
+_PROOF = Integrity(
+    base_digest_before="d",
+    base_digest_after="d",
+    gain_zero_identical=True,
+    merged_max_difference=0.0,
+)
+_NUMBERS = {
+    ("base", "edit_attack_success_rate", "strongest"): (0.8, 0.7, 0.9),
+    ("base", "edit_attack_success_rate", "random_noise"): (0.02, 0.0, 0.1),
+    ("hardened", "edit_attack_success_rate", "strongest"): (0.2, 0.1, 0.3),
+    ("base", "latent_drift", "strongest"): (0.8, 0.7, 0.9),
+    ("hardened", "latent_drift", "strongest"): (0.2, 0.1, 0.3),
+    ("base", "reconstruction_psnr", "none"): (28.0, 27.0, 29.0),
+    ("hardened", "reconstruction_psnr", "none"): (27.5, 26.5, 28.5),
+    ("hardened", "latent_drift", "none"): (0.05, 0.04, 0.06),
+    ("base", "prompt_alignment", "none"): (0.9, 0.8, 1.0),
+    ("hardened", "prompt_alignment", "none"): (0.89, 0.8, 1.0),
+}
+_BASE, _NOISE, _HARDENED = list(_NUMBERS)[:3]
+
+
+def _aggregate(key: tuple[str, str, str], numbers: tuple[float, float, float]) -> Aggregate:
+    subject, metric, attack = key
+    value, low, high = numbers
+    return Aggregate(
+        subject=subject,
+        surface="edit",
+        attack=attack,
+        objective="worst_case",
+        epsilon=0.0 if attack == "none" else _EPSILON,
+        metric=metric,
+        n=100,
+        value=value,
+        low=low,
+        high=high,
+        method="wilson",
+    )
+
+
+def _evidence(changes: dict[tuple[str, str, str], tuple[float, float, float] | None]) -> Evidence:
+    numbers = {key: value for key, value in (_NUMBERS | changes).items() if value is not None}
+    aggregates = [_aggregate(key, value) for key, value in numbers.items()]
+    return Evidence(aggregates=aggregates, checks=[_OK], integrity=_PROOF)
+
+
+def _passed(verdict: Verdict, name: str) -> bool | None:
+    return next(c.passed for c in verdict.criteria if c.name == name)
+
+
+def test_full_evidence_passes() -> None:
+    verdict = decide(_evidence({}), Thresholds())
+    assert verdict.status == "pass"
+    measured = {c.name: c.measured for c in verdict.criteria}
+    assert measured == {
+        "base_success_over_noise": pytest.approx(40.0),
+        "hardened_success_of_base": pytest.approx(0.25),
+        "latent_drift_ratio": pytest.approx(4.0),
+        "reconstruction_psnr_drop": pytest.approx(0.5),
+        "clean_latent_drift": pytest.approx(0.05),
+        "prompt_alignment_drop": pytest.approx(0.01),
+        "integrity": None,
+        "sanity_checks": 0.0,
+    }
+    assert "linf 8/255" in verdict.criteria[0].requirement
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("base_success_over_noise", {_NOISE: (0.3, 0.2, 0.4)}),
+        ("base_success_over_noise", {_BASE: (0.0, 0.0, 0.04), _NOISE: (0.0, 0.0, 0.04)}),
+        ("hardened_success_of_base", {_HARDENED: (0.41, 0.3, 0.5)}),
+        ("latent_drift_ratio", {("hardened", "latent_drift", "strongest"): (0.41, 0.4, 0.5)}),
+        ("reconstruction_psnr_drop", {("hardened", "reconstruction_psnr", "none"): (26.9, 26, 28)}),
+        ("clean_latent_drift", {("hardened", "latent_drift", "none"): (0.11, 0.1, 0.12)}),
+        ("prompt_alignment_drop", {("hardened", "prompt_alignment", "none"): (0.86, 0.8, 0.9)}),
+    ],
+)
+def test_a_missed_floor_fails(name: str, change: dict[tuple[str, str, str], tuple]) -> None:
+    verdict = decide(_evidence(change), Thresholds())
+    assert _passed(verdict, name) is False
+    assert verdict.status == "fail"
+
+
+@pytest.mark.parametrize("key", _NUMBERS)
+def test_missing_evidence_is_not_a_pass(key: tuple[str, str, str]) -> None:
+    verdict = decide(_evidence({key: None}), Thresholds())
+    assert verdict.status == "inconclusive"
+    assert None in [c.passed for c in verdict.criteria]
+
+
+@pytest.mark.parametrize("key", _NUMBERS)
+def test_nan_is_missing_evidence(key: tuple[str, str, str]) -> None:
+    verdict = decide(_evidence({key: (math.nan, 0.0, 1.0)}), Thresholds())
+    assert verdict.status == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("base_success_over_noise", {_NOISE: (0.02, 0.0, 0.7)}),
+        ("hardened_success_of_base", {_HARDENED: (0.2, 0.0, 0.7)}),
+    ],
+)
+def test_overlapping_intervals_leave_it_open(name: str, change: dict) -> None:
+    verdict = decide(_evidence(change), Thresholds())
+    assert _passed(verdict, name) is None
+    assert verdict.status == "inconclusive"
+
+
+def test_two_answers_to_one_question_are_none() -> None:
+    evidence = _evidence({})
+    doubled = replace(evidence, aggregates=[*evidence.aggregates, evidence.aggregates[0]])
+    assert _passed(decide(doubled, Thresholds()), "base_success_over_noise") is None
+
+
+def test_noise_that_never_breaks_gives_an_infinite_ratio() -> None:
+    verdict = decide(_evidence({_NOISE: (0.0, 0.0, 0.04)}), Thresholds())
+    assert verdict.status == "pass"
+    assert verdict.criteria[0].measured == math.inf
+
+
+def test_another_epsilon_or_norm_is_no_evidence() -> None:
+    for thresholds in (Thresholds(epsilon=4 / 255), Thresholds(norm="l2")):
+        verdict = decide(_evidence({}), thresholds)
+        assert _passed(verdict, "base_success_over_noise") is None
+
+
+def test_an_error_check_fails_and_a_failure_outweighs_an_open_question() -> None:
+    error = Check(name="transfer_beats_white_box", level="error", subject="hardened", message="")
+    evidence = replace(_evidence({_BASE: None}), checks=[_OK, error])
+    verdict = decide(evidence, Thresholds())
+    assert verdict.status == "fail"
+    assert verdict.criteria[-1].note == "transfer_beats_white_box"
+
+
+def test_a_warning_does_not_fail() -> None:
+    warning = Check(name="more_steps_not_stronger", level="warning", subject="base", message="")
+    evidence = replace(_evidence({}), checks=[_OK, warning])
+    assert decide(evidence, Thresholds()).status == "pass"
+
+
+def test_skipped_checks_are_no_evidence() -> None:
+    skipped = Check(name="zero_gradient", level="skipped", subject="base", message="")
+    verdict = decide(replace(_evidence({}), checks=[skipped]), Thresholds())
+    assert _passed(verdict, "sanity_checks") is None
+
+
+def test_integrity_decides() -> None:
+    broken = _PROOF.model_copy(update={"base_digest_after": "e"})
+    assert decide(replace(_evidence({}), integrity=broken), Thresholds()).status == "fail"
+    missing = decide(replace(_evidence({}), integrity=None), Thresholds())
+    assert missing.status == "inconclusive"
+
+
+def test_no_evidence_at_all_is_inconclusive() -> None:
+    verdict = decide(Evidence(), Thresholds())
+    assert verdict.status == "inconclusive"
+    assert {c.passed for c in verdict.criteria} == {None}
