@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from loricate.cli import helpers  # noqa: F401 - rich moves the global generator when imported
 from loricate.cli.main import run
 from loricate.records.io import write_record
 from loricate.records.schema import Aggregate, Blob, Check, RunRecord, Verdict
