@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,15 +11,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from loricate.basics.seeds import derive_seed
 
-try:
-    import torch
-except ModuleNotFoundError:  # a base install can run the tests that need no torch
-    torch = None
-else:
-    torch.set_num_threads(1)
+# A deadline measures the neighbors of a shared machine, not the code. Examples come from the test
+# itself, so that a failure is the same failure tomorrow.
+settings.register_profile("loricate", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("loricate")
 
 
 @pytest.fixture
@@ -38,13 +38,14 @@ def _global_generators_stay_put() -> Iterator[None]:
     before = _global_states()
     yield
     after = _global_states()
-    moved = [library for library in before if before[library] != after[library]]
+    moved = [library for library, state in before.items() if state != after[library]]
     assert not moved, f"the test moved the global generator of {', '.join(moved)}"
 
 
 def _global_states() -> dict[str, Any]:
     legacy = np.random.get_state(legacy=False)["state"]  # noqa: NPY002 - what must not move
     states = {"random": random.getstate(), "numpy": (legacy["key"].tobytes(), legacy["pos"])}
-    if torch is not None:
+    # Watched from the first test after its import: most tests never pay for torch.
+    if (torch := sys.modules.get("torch")) is not None:
         states["torch"] = torch.get_rng_state().numpy().tobytes()
     return states

@@ -53,9 +53,8 @@ def dtype_name(array: Array) -> str:
     Returns:
         The bare name.
     """
-    dtype = getattr(array, "dtype", array)
-    if isinstance(dtype, type):
-        dtype = np.dtype(dtype)
+    # numpy's scalar types are classes, whose attribute "dtype" is not their dtype.
+    dtype = np.dtype(array) if isinstance(array, type) else getattr(array, "dtype", array)
     return str(dtype).removeprefix("torch.")
 
 

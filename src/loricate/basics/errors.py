@@ -89,8 +89,8 @@ class ConfigError(LoricateError):
         listed = [problems] if isinstance(problems, ConfigProblem) else problems
         self.problems = tuple(listed)
         self.file = None if file is None else str(file)
-        head = f"in {self.file}: " if self.file else ""
-        super().__init__(head + "\n".join(map(str, self.problems)))
+        head = [f"in {self.file}:"] if self.file else []
+        super().__init__("\n".join([*head, *map(str, self.problems)]))
 
 
 class ShapeError(LoricateError):

@@ -48,11 +48,11 @@ def parse_quantity(value: str | float, *, key: str = "") -> float:
     Raises:
         ConfigError: The text is neither a number nor a fraction, or not finite.
     """
-    number = evaluate(value) if isinstance(value, str) else float(value)
+    number = evaluate(value) if isinstance(value, str) else value
     if number is None or not math.isfinite(number):
         expected = "a number or a fraction such as '8/255'"
         raise ConfigError(ConfigProblem(key=key, expected=expected, got=value))
-    return number
+    return number if isinstance(number, Quantity) else float(number)
 
 
 def parse_pixel_length(value: str | float, *, key: str = "epsilon") -> float:

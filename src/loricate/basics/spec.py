@@ -171,7 +171,7 @@ def to_table(spec: Spec) -> dict[str, Any]:
             table[field.name] = _plain(value)
         elif field.default is not None:
             # TOML has no null, and leaving the key out would bring the default back.
-            table[field.name] = "none"
+            table[field.name] = _unset(spec, field.name)
     return table
 
 
@@ -233,6 +233,12 @@ def _unknown_key(key: str, value: object, known: Iterable[str]) -> ConfigProblem
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is field.default_factory is dataclasses.MISSING
+
+
+def _unset(spec: Spec, name: str) -> str:
+    if _fit("none", _hints(type(spec))[name], name) is not None:
+        raise ConfigError(ConfigProblem(key=name, expected="a value TOML can express", got=None))
+    return "none"
 
 
 def _plain(value: Any) -> Any:
