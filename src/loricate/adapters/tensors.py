@@ -110,9 +110,15 @@ def save_tensors(
         path: Destination; replaced if it exists.
         tensors: Arrays of any library.
         metadata: Text for the header. ``format`` is set to ``pt``, which loaders insist on.
+
+    Raises:
+        UnsupportedError: A dtype has no place in the format.
     """
     path = Path(path)
     stored = {name: to_storage(array) for name, array in tensors.items()}
+    for name, array in stored.items():
+        if array.dtype not in _DTYPES.values():
+            raise UnsupportedError(f"dtype {array.dtype} of {name!r}", by="safetensors")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as staging:
         staged = Path(staging) / path.name
         staged.touch()

@@ -106,7 +106,7 @@ def _print(found: Sequence[WeightSpectrum], rules: Sequence[RankRule], *, title:
         columns += [rule, "error ≤"]
     rows = []
     for weight in found:
-        row: list[object] = [weight.component, weight.module, "×".join(map(str, weight.shape))]
+        row: list[object] = [weight.component, weight.module, " x ".join(map(str, weight.shape))]
         row += [round(weight.spectral_norm, 3), round(weight.stable_rank, 1)]
         row += [round(weight.effective_rank, 1)]
         for kept in weight.kept.values():

@@ -82,8 +82,9 @@ class Budget:
         ranks = {name: min(self.min_rank, *shape) for name, shape in shapes.items()}
         left = self.parameters(shapes) - sum(k * sum(shapes[n]) for n, k in ranks.items())
         if left < 0:
-            needed = (self.parameters(shapes) - left) / max(1, self.parameters(shapes))
-            expected = f"at least {needed * self.fraction:.4f} to give every weight min_rank"
+            dense = sum(d_out * d_in for d_out, d_in in shapes.values())
+            needed = (self.parameters(shapes) - left) / dense
+            expected = f"at least {needed:.4f}, which gives every weight min_rank"
             raise _misfit("fraction", expected, self.fraction)
         for name in self._by_worth(scores, shapes):
             cost = sum(shapes[name])

@@ -8,7 +8,7 @@ from typing import final
 
 from jaxtyping import Float
 
-from loricate.basics.arrays import Array, namespace, require_finite, upcast
+from loricate.basics.arrays import Array, namespace, require_finite, unit_roundoff, upcast
 from loricate.basics.errors import ShapeError
 from loricate.lowrank.factors import LowRank
 from loricate.lowrank.rules import NumericalRank, RankRule
@@ -69,6 +69,7 @@ def factored_svd(update: LowRank) -> SVD:
     """All singular triplets of an update, without forming its product.
 
     The cost is that of two thin QR decompositions; the result equals the SVD of ``dense()``.
+    Singular values that rounding alone explains are 0, so that what cancels has rank 0.
 
     Raises:
         NumericalError: A factor holds NaN or infinity.
@@ -79,7 +80,17 @@ def factored_svd(update: LowRank) -> SVD:
     q_b, r_b = xp.linalg.qr(require_matrix(update.B))
     q_a, r_a = xp.linalg.qr(require_matrix(update.A).T)
     u, s, vh = xp.linalg.svd(update.scale * (r_b @ r_a.T), full_matrices=False)
-    return SVD(q_b @ u, s, vh @ q_a.T)
+    floor = _rounding(update, r_b, r_a)
+    return SVD(q_b @ u, xp.where(s > floor, s, xp.zeros_like(s)), vh @ q_a.T)
+
+
+def _rounding(update: LowRank, r_b: Float[Array, "k r"], r_a: Float[Array, "l r"]) -> float:
+    # Term by term, not the norms of the whole factors: a gauge may scale one column of B up and
+    # its row of A down without costing any digits.
+    xp = namespace(r_b)
+    sizes = xp.linalg.vector_norm(r_b, axis=0) * xp.linalg.vector_norm(r_a, axis=0)
+    longest = max(*update.shape, update.rank)
+    return longest * unit_roundoff(r_b) * abs(update.scale) * float(xp.sum(sizes))
 
 
 def truncated_svd(weight: Float[Array, "d_out d_in"], rule: RankRule) -> LowRank:
