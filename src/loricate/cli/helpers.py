@@ -38,6 +38,7 @@ __all__ = [
     "ProgressReport",
     "json_option",
     "log",
+    "print_criteria",
     "print_json",
     "print_table",
     "progress_report",
@@ -94,6 +95,20 @@ def print_table(
     for row in cells:
         table.add_row(*map(_escape, row))
     _console(stderr=False).print(table)
+
+
+def print_criteria(verdict: Any) -> None:
+    """A verdict on stdout, requirement by requirement.
+
+    Args:
+        verdict: The ``Verdict`` of a record.
+    """
+    words = {True: "yes", False: "no", None: "undecided"}
+    rows = [
+        (c.requirement, "" if c.measured is None else f"{c.measured:.4g}", words[c.passed])
+        for c in verdict.criteria
+    ]
+    print_table(("requirement", "measured", "met"), rows, title=f"verdict: {verdict.status}")
 
 
 def log(message: str) -> None:

@@ -1,0 +1,1 @@
+"""How a budget is searched, one file each."""

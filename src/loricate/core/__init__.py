@@ -1,0 +1,1 @@
+"""Contracts: the abstract classes and value types in which attacks, defenses and models meet."""

@@ -1,0 +1,94 @@
+"""What a model family offers to attacks and defenses."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from loricate.basics.spec import Count, Fraction01, Radius, Spec
+from loricate.core.generators import Seeds
+from loricate.core.shapes import Images
+from loricate.core.surface import Surface
+
+__all__ = ["EditSettings", "Family"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditSettings(Spec):
+    """How image-to-image edits are made, and attacked.
+
+    Args:
+        num_inference_steps: Length of the sampler's schedule.
+        strength: Share of the schedule that runs on the noised picture.
+        guidance: Classifier-free guidance scale; 1 turns it off.
+    """
+
+    num_inference_steps: Count = 8
+    strength: Fraction01 = 0.5
+    guidance: Radius = 2.0
+
+
+class Family(ABC):
+    """A loaded pipeline, seen as surfaces."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, source: str | Path, *, device: str = "cpu") -> Self:
+        """The pipeline of a folder, a single file or a hub id, frozen and in float32."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """A pipeline of real classes with random weights, small enough for every test."""
+
+    @abstractmethod
+    def with_vae(self, vae: nn.Module) -> Self:
+        """The same pipeline around another autoencoder; everything else is shared."""
+
+    @property
+    @abstractmethod
+    def vae(self) -> nn.Module:
+        """The autoencoder an adapter attaches to."""
+
+    @property
+    @abstractmethod
+    def encoder_prefixes(self) -> tuple[str, ...]:
+        """Paths below which the encoder's layers lie, seen from ``vae``."""
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Height and width the model was made for."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @abstractmethod
+    def vae_encoder(self) -> Surface:
+        """Pixels to latents, the posterior mean after the family's scaling."""
+
+    @abstractmethod
+    def vae_posterior(self) -> Surface:
+        """Pixels to posterior mean and standard deviation, both after the scaling."""
+
+    @abstractmethod
+    def autoencoder(self) -> Surface:
+        """Pixels to reconstructed pixels."""
+
+    @abstractmethod
+    def edit(self, prompts: Sequence[str], settings: EditSettings) -> Surface:
+        """Pixels to edited pixels; the sampler's noise comes from the seeds."""
+
+    @abstractmethod
+    def denoiser_features(self, latents: Tensor) -> Tensor:
+        """What the denoiser's first block makes of clean latents: where drift would be felt."""
+
+    @abstractmethod
+    def generate(self, prompts: Sequence[str], seeds: Seeds, settings: EditSettings) -> Images:
+        """Pictures from prompts alone."""

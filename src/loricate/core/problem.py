@@ -1,0 +1,161 @@
+"""What an attack is given: a value to raise inside a ball, and nothing about the model."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from loricate.basics.errors import NumericalError, UnsupportedError
+from loricate.basics.seeds import derive_seed
+from loricate.core.balls import Ball
+from loricate.core.domain import Domain
+from loricate.core.generators import Seeds, generators
+from loricate.core.objective import Objective
+from loricate.core.shapes import Batch, PerSample
+from loricate.core.surface import Surface
+from loricate.core.threat import ThreatModel
+
+__all__ = ["Best", "Problem"]
+
+
+class Best:
+    """The best feasible point of each sample so far.
+
+    Args:
+        x: Points to start from.
+        value: Their values.
+    """
+
+    def __init__(self, x: Batch, value: PerSample) -> None:
+        self.x = x.clone()
+        self.value = value.clone()
+
+    def offer(self, z: Batch, value: PerSample) -> None:
+        """Keep ``z`` for the samples where it is better."""
+        better = value > self.value
+        self.value = torch.where(better, value, self.value)
+        self.x = torch.where(better.view(-1, *(1,) * (z.ndim - 1)), z, self.x)
+
+
+@dataclass(frozen=True)
+class _Draw:
+    seeds: Seeds
+    reference: Tensor
+
+
+class Problem:
+    """Value and gradient of an objective near clean inputs, with every random draw addressed.
+
+    On a random surface the value is the mean over a fixed pool of draws, so that iterates can be
+    compared; the pool is the attacker's own and never the one results are scored with.
+
+    Args:
+        surface: The attacked map.
+        objective: What to maximize.
+        threat: Budget and draws.
+        x: Clean inputs.
+        seeds: One a sample.
+    """
+
+    def __init__(
+        self, surface: Surface, objective: Objective, threat: ThreatModel, x: Batch, seeds: Seeds
+    ) -> None:
+        self.ball: Ball = threat.ball
+        self.center = x
+        self.calls = 0
+        self.history: list[tuple[float, float]] = []
+        self._surface = surface
+        self._objective = objective
+        self._seeds = seeds
+        count = threat.eot_samples if surface.is_random else 1
+        with torch.no_grad():
+            self._draws = [self._draw(index) for index in range(count)]
+
+    @property
+    def domain(self) -> Domain:
+        """Where inputs live."""
+        return self._surface.domain
+
+    @cached_property
+    def clean_value(self) -> PerSample:
+        """Mean objective of the clean inputs, evaluated once."""
+        return self._mean_value(self.center)
+
+    def start(self, restart: int) -> Batch:
+        """A random feasible point: displacement objectives have no gradient at the input."""
+        return self.feasible(self.ball.sample(self.center, self.random(restart)))
+
+    def noise(self, restart: int) -> Batch:
+        """A random feasible point at full radius."""
+        return self.feasible(self.ball.surface_sample(self.center, self.random(restart)))
+
+    def random(self, restart: int) -> list[torch.Generator]:
+        """One generator a sample for a restart."""
+        return generators(self._seeds, "restart", restart)
+
+    def feasible(self, z: Batch) -> Batch:
+        """Nearest point of the box to the nearest point of the ball."""
+        return self.domain.clip(self.ball.project(z, self.center))
+
+    def track(self, x: Batch) -> Best:
+        """A record of the best point, beginning with ``x``."""
+        return Best(x, self.value(x))
+
+    def value(self, z: Batch) -> PerSample:
+        """Mean objective over the draws, without gradient."""
+        return self.clean_value if z is self.center else self._mean_value(z)
+
+    def value_and_grad(self, z: Batch) -> tuple[PerSample, Batch]:
+        """Mean objective over the draws and its gradient in ``z``.
+
+        Args:
+            z: Points to evaluate.
+
+        Returns:
+            One value a sample, and a gradient of the shape of ``z``.
+
+        Raises:
+            NumericalError: The objective is NaN or infinite.
+            UnsupportedError: The surface cuts its output off from its input.
+        """
+        results = [self._differentiate(z, draw) for draw in self._draws]
+        value = self._finite(torch.stack([value for value, _ in results]).mean(0))
+        gradient = torch.stack([gradient for _, gradient in results]).mean(0)
+        self.history.append((float(value.mean()), float(gradient.abs().mean())))
+        return value, gradient
+
+    def _mean_value(self, z: Batch) -> PerSample:
+        with torch.no_grad():
+            values = [self._evaluate(z, draw) for draw in self._draws]
+        return self._finite(torch.stack(values).mean(0))
+
+    def _differentiate(self, z: Batch, draw: _Draw) -> tuple[PerSample, Batch]:
+        leaf = z.detach().requires_grad_(True)
+        with torch.enable_grad():
+            value = self._evaluate(leaf, draw)
+        gradient = _gradient(value, leaf)
+        if gradient is None:
+            hint = "remove detach() and no_grad() from it, or use an attack without gradients"
+            raise UnsupportedError("a gradient attack", by="a surface without gradient", hint=hint)
+        return value.detach(), gradient
+
+    def _draw(self, index: int) -> _Draw:
+        seeds = [derive_seed(seed, "attack-draw", index) for seed in self._seeds]
+        reference = self._objective.reference(self._surface, self.center, seeds)
+        return _Draw(seeds, reference)
+
+    def _evaluate(self, z: Batch, draw: _Draw) -> PerSample:
+        self.calls += len(z)
+        return self._objective.value(self._surface(z, draw.seeds), draw.reference)
+
+    def _finite(self, value: PerSample) -> PerSample:
+        if not bool(torch.isfinite(value).all()):
+            raise NumericalError("the objective is NaN or infinite", step=len(self.history))
+        return value
+
+
+def _gradient(value: PerSample, leaf: Batch) -> Batch | None:
+    if not value.requires_grad:
+        return None
+    return torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0]

@@ -1,0 +1,1 @@
+"""Adapter training, input preprocessing and regularizers, one file each."""

@@ -1,0 +1,195 @@
+"""Low-rank adapters trained against an attack, anchored to the frozen base."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from loricate.basics.seeds import derive_seed
+from loricate.basics.spec import Fraction01, PixelLength, Spec, Weight
+from loricate.core.attack import Attack
+from loricate.core.balls import ball
+from loricate.core.defense import Regularizer
+from loricate.core.generators import Seeds, sample_seeds
+from loricate.core.objective import Objective
+from loricate.core.problem import Problem
+from loricate.core.shapes import Images, PerSample
+from loricate.core.surface import Surface
+from loricate.core.threat import ThreatModel
+from loricate.core.training import Observer
+from loricate.defenses._target import Reference, Target, Trained, augmented, start
+from loricate.defenses._training import Losses, Schedule, Training, identity
+from loricate.lowrank.budget import Budget
+from loricate.surfaces.attach import Attached
+
+__all__ = ["AdversarialLora"]
+
+_TINY = 1e-12
+_DUAL_RATE = 0.1
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class AdversarialLora(Spec):
+    """Low-rank update that keeps outputs near the frozen base's, attacked or not.
+
+    Minimizes ``drift(x + delta)^2 + anchor * drift(x)^2``, drift being the distance to the frozen
+    output over the spread of outputs. The anchor weight is a multiplier that rises while the
+    clean drift exceeds ``max_drift`` and falls below it, so the clean cost is chosen, not hoped
+    for. Ranks start from the spectra of the weights and are re-allocated by robust importance.
+
+    Args:
+        inner: Attack of the training; differ from the one used to evaluate.
+        norm: Norm of its ball.
+        epsilon: Its radius in pixel units.
+        ramp: Share of the steps over which the radius grows from 0.
+        rank_budget: Entries of the factors over entries of the weights they update, at the end.
+        oversize: Budget at the start over that at the end; 1 keeps the first ranks.
+        max_drift: Clean drift aimed at.
+        anchor: Anchor weight at the start.
+        regularizers: Penalties on the update.
+        schedule: Steps and rates.
+
+    Source: FARE, Schlarmann et al. 2024 [schlarmann2024], equation 3; re-allocation after AdaLoRA
+    [adalora2023]. Deviates: low-rank, normalized, with a constrained clean drift.
+    """
+
+    registry_kind = "defenses"
+
+    inner: Attack
+    norm: Literal["linf", "l2"] = "linf"
+    epsilon: PixelLength = 8 / 255
+    ramp: Fraction01 = 0.2
+    rank_budget: Fraction01 = 0.1
+    oversize: Weight = 2.0
+    max_drift: Fraction01 = 0.05
+    anchor: Weight = 1.0
+    regularizers: tuple[Regularizer, ...] = ()
+    schedule: Schedule = field(default_factory=Schedule)
+
+    def train(
+        self,
+        target: Target,
+        images: Images,
+        *,
+        seed: int,
+        observe: Observer,
+        checkpoint: Path | None = None,
+        phase: str = "harden",
+    ) -> Trained:
+        """Train an adapter onto a module.
+
+        Args:
+            target: What is protected and where the adapter goes. Its weights are never written.
+            images: Calibration pictures in [0, 1].
+            seed: Seed of every draw.
+            observe: Told about every step.
+            checkpoint: File from which a killed run continues.
+            phase: Name given to the observer.
+
+        Returns:
+            The updates, attached, and the course of the training.
+        """
+        attached, ranks, budgets = start(target, self._budgets(), seed=seed)
+        with torch.no_grad(), attached.off():
+            reference = Reference.of(target.surface, images)
+        training = Training(
+            attached=attached,
+            schedule=self.schedule,
+            budgets=budgets,
+            losses=_Step(self, target, attached, images, reference, seed),
+            checkpoint=checkpoint,
+            identity=identity(self, seed, images, ranks),
+            phase=phase,
+        )
+        training.run(observe)
+        return Trained(attached, training.log(ranks))
+
+    def radius(self, step: int) -> float:
+        """Radius of the ball at a step."""
+        ramp = max(1.0, self.ramp * self.schedule.steps)
+        return float(self.epsilon) * min(1.0, (step + 1) / ramp)
+
+    def _budgets(self) -> tuple[Budget, Budget]:
+        start = min(1.0, self.rank_budget * max(1.0, self.oversize))
+        end = Budget(fraction=float(self.rank_budget), min_rank=0)
+        return Budget(fraction=start, min_rank=1), end
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _AwayFromBase(Objective):
+    """Distance to outputs of the base, which training has at hand already."""
+
+    surface_kind = "any"
+    base: Tensor
+
+    def __post_init__(self) -> None:
+        """A tensor is no spec field; there is nothing else to check."""
+
+    def reference(self, surface: Surface, x: Tensor, seeds: Seeds) -> Tensor:
+        return self.base
+
+    def value(self, output: Tensor, reference: Tensor) -> PerSample:
+        return (output - reference).flatten(1).pow(2).sum(1)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Losses of one step, a pure function of its number and the multiplier."""
+
+    spec: AdversarialLora
+    target: Target
+    attached: Attached
+    images: Images
+    reference: Reference
+    seed: int
+
+    def __call__(self, step: int, state: dict[str, float]) -> Losses:
+        rows = self._rows(step)
+        x = augmented(self.images[rows], self.seed, step)
+        with torch.no_grad(), self.attached.off():
+            base = self.target.surface(x, [0] * len(x))
+        attacked = self._attack(x, base, step, rows.tolist())
+        outputs = self.target.surface(torch.cat([x, attacked]), [0] * 2 * len(x))
+        clean, robust = outputs.chunk(2)
+        drift = self.reference.drift(clean, base).mean()
+        robust_drift = self.reference.drift(robust, base).mean()
+        anchor = self._anchor(state, float(drift.detach()))
+        penalty = self._penalty()
+        return {
+            "total": (robust_drift + anchor * drift) / (1 + anchor) + penalty,
+            "robust": robust_drift.sqrt(),
+            "drift": (drift + _TINY).sqrt(),
+            "anchor": torch.tensor(anchor),
+            "penalty": penalty,
+        }
+
+    def _rows(self, step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "batch", step))
+        count = min(self.spec.schedule.batch_size, len(self.images))
+        return torch.randperm(len(self.images), generator=generator)[:count]
+
+    def _attack(self, x: Images, base: Tensor, step: int, rows: Sequence[int]) -> Images:
+        threat = ThreatModel(ball=ball(self.spec.norm, self.spec.radius(step)))
+        seeds = sample_seeds(self.seed, rows, "inner", step)
+        problem = Problem(self.target.surface, _AwayFromBase(base=base), threat, x, seeds)
+        return self.spec.inner.perturb(x, problem).detach()
+
+    def _anchor(self, state: dict[str, float], drift: float) -> float:
+        """The multiplier after this step's clean drift; a step on its logarithm."""
+        seen = 0.9 * state.get("drift", drift) + 0.1 * drift
+        excess = (seen**0.5 / max(self.spec.max_drift, _TINY)) - 1
+        change = min(1.0, max(-1.0, excess)) * _DUAL_RATE
+        anchor = state.get("anchor", float(self.spec.anchor)) * 2.718281828**change
+        state["drift"], state["anchor"] = seen, min(max(anchor, 1e-2), 1e3)
+        return state["anchor"]
+
+    def _penalty(self) -> Tensor:
+        base = self.attached.base_weights()
+        updates = {path: update.matrix() for path, update in self.attached.updates.items()}
+        penalties = [r.weight * r.penalty(base, updates) for r in self.spec.regularizers]
+        return sum(penalties, torch.zeros((), device=self.images.device))

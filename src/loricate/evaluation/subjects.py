@@ -1,0 +1,106 @@
+"""What is evaluated: pictures, and models that answer for them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from loricate.core.family import EditSettings, Family
+from loricate.core.generators import sample_seeds
+from loricate.core.objective import Objective
+from loricate.core.shapes import Images, PerSample
+from loricate.core.surface import Surface
+from loricate.surfaces.defended import defended
+from loricate.core.defense import InputDefense
+
+__all__ = ["FeatureSpace", "Pictures", "Subject"]
+
+
+class FeatureSpace(Protocol):
+    """A judge that no training has seen."""
+
+    def features(self, images: Images) -> Tensor:
+        """One vector a picture."""
+
+    def alignment(self, images: Images, prompts: Sequence[str]) -> PerSample:
+        """Agreement of each picture with its prompt, in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Held-out pictures with their prompts.
+
+    Args:
+        images: Pixels in [0, 1].
+        prompts: What edits ask for.
+        first: Global index of the first picture.
+    """
+
+    images: Images
+    prompts: tuple[str, ...]
+    first: int = 0
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def indices(self) -> list[int]:
+        """Global indices."""
+        return list(range(self.first, self.first + len(self)))
+
+    def head(self, n: int | None) -> "Pictures":
+        """The first ``n``."""
+        return Pictures(self.images[:n], self.prompts[:n], self.first)
+
+    def chunks(self, size: int) -> list["Pictures"]:
+        """Fixed batches, so that a picture always meets the same batch mates."""
+        return [
+            Pictures(self.images[i : i + size], self.prompts[i : i + size], self.first + i)
+            for i in range(0, len(self), size)
+        ]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A deployed model: weights, adapter and preprocessing together.
+
+    Args:
+        name: As in the record.
+        family: The pipeline, with its adapter attached or merged.
+        defenses: Preprocessing in front of the encoder.
+    """
+
+    name: str
+    family: Family
+    defenses: tuple[InputDefense, ...] = ()
+
+    def surface(
+        self, objective: Objective, prompts: Sequence[str], settings: EditSettings
+    ) -> Surface:
+        """Everything deployed, up to where an objective looks."""
+        match objective.surface_kind:
+            case "vae_encoder":
+                inner = self.family.vae_encoder()
+            case "vae":
+                inner = self.family.autoencoder()
+            case _:
+                inner = self.family.edit(prompts, settings)
+        return defended(inner, self.defenses)
+
+    @torch.no_grad()
+    def latents(self, images: Images, seeds: Sequence[int]) -> Tensor:
+        """Encodings of preprocessed pictures."""
+        return defended(self.family.vae_encoder(), self.defenses)(images, seeds)
+
+    @torch.no_grad()
+    def reconstructions(self, images: Images, seeds: Sequence[int]) -> Images:
+        """Decoded encodings, in [0, 1]."""
+        return defended(self.family.autoencoder(), self.defenses)(images, seeds).clamp(0, 1)
+
+    @torch.no_grad()
+    def edits(self, pictures: Pictures, images: Images, settings: EditSettings, seed: int) -> Images:
+        """Edits of variants of some pictures, with the scoring noise of those pictures."""
+        seeds = sample_seeds(seed, pictures.indices, "scored-edit")
+        return defended(self.family.edit(pictures.prompts, settings), self.defenses)(images, seeds)

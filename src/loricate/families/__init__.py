@@ -1,0 +1,1 @@
+"""Model families: how they load, and the surfaces they offer."""

@@ -1,0 +1,86 @@
+"""Feature spaces in which edits are compared."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoModel, AutoTokenizer
+
+from loricate.core.shapes import Images, PerSample
+from loricate.core.surface import Surface
+
+__all__ = ["ClipJudge", "LatentJudge"]
+
+_MEAN = 0.5
+_STD = 0.5
+
+
+@final
+class ClipJudge:
+    """A contrastive image and text encoder that no training of ours has seen.
+
+    Args:
+        folder: A CLIP-like model in transformers layout, its tokenizer beside it.
+        device: Where it runs.
+    """
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        self.name = folder.name
+        model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        self._model = model.to(device).eval().requires_grad_(False)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+
+    @torch.no_grad()
+    def features(self, images: Images) -> Tensor:
+        """Unit vectors, (n, d)."""
+        pixels = (images - _MEAN) / _STD
+        side = self._model.config.vision_config.image_size
+        if pixels.shape[-1] != side or pixels.shape[-2] != side:
+            pixels = functional.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
+        return _unit(self._model.get_image_features(pixel_values=pixels))
+
+    @torch.no_grad()
+    def alignment(self, images: Images, prompts: Sequence[str]) -> PerSample:
+        """Cosine between each picture and its prompt."""
+        tokens = self._tokenizer(
+            list(prompts), padding=True, truncation=True, return_tensors="pt"
+        ).to(images.device)
+        text = _unit(
+            self._model.get_text_features(
+                input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
+            )
+        )
+        return (self.features(images) * text).sum(1)
+
+
+@final
+class LatentJudge:
+    """The frozen base encoder, where no judge comes with the model; it knows no prompts.
+
+    Args:
+        encoder: Surface of the base.
+    """
+
+    name = "base_encoder"
+
+    def __init__(self, encoder: Surface) -> None:
+        self._encoder = encoder
+
+    @torch.no_grad()
+    def features(self, images: Images) -> Tensor:
+        """Unit vectors of flattened latents, (n, d)."""
+        latents = self._encoder(images.clamp(0, 1), [0] * len(images))
+        return functional.normalize(latents.flatten(1), dim=1)
+
+    def alignment(self, images: Images, prompts: Sequence[str]) -> PerSample:
+        """NaN: not known."""
+        return torch.full((len(images),), float("nan"))
+
+
+def _unit(output: Any) -> Tensor:
+    # transformers 5 returns an output object where 4 returned the tensor.
+    tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return functional.normalize(tensor, dim=-1)

@@ -1,0 +1,254 @@
+"""Stable Diffusion 1.x, and the embedded model of the same anatomy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, final
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from loricate.basics.errors import PrerequisiteError, ShapeError
+from loricate.core.domain import PIXELS, Domain
+from loricate.core.family import EditSettings, Family
+from loricate.core.generators import Seeds, generators
+from loricate.core.shapes import Batch, Images
+from loricate.core.surface import Surface
+from loricate.families._tiny import tiny_tokenizer
+from loricate.surfaces.module import ModuleSurface
+
+__all__ = ["SD15"]
+
+
+@final
+class SD15(Family):
+    """Stable Diffusion 1.x: AutoencoderKL, CLIP text encoder, cross-attention denoiser.
+
+    Args:
+        pipe: The loaded pipeline; it is frozen and put in evaluation mode.
+    """
+
+    encoder_prefixes = ("encoder.", "quant_conv")
+
+    def __init__(self, pipe: StableDiffusionPipeline) -> None:
+        self.pipe = pipe
+        for module in (pipe.vae, pipe.unet, pipe.text_encoder):
+            module.requires_grad_(False).eval()
+        self._scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+
+    @classmethod
+    def load(cls, source: str | Path, *, device: str = "cpu") -> Self:
+        options: dict[str, Any] = {"torch_dtype": torch.float32, "safety_checker": None}
+        try:
+            if Path(source).suffix == ".safetensors":
+                pipe = StableDiffusionPipeline.from_single_file(str(source), **options)
+            else:
+                pipe = StableDiffusionPipeline.from_pretrained(
+                    str(source), use_safetensors=True, requires_safety_checker=False, **options
+                )
+        except (OSError, ValueError) as error:
+            raise PrerequisiteError(
+                f"a Stable Diffusion 1.x pipeline at {str(source)!r} ({error})",
+                remedy="give a diffusers folder, a .safetensors file or a hub id you can reach",
+            ) from error
+        pipe.set_progress_bar_config(disable=True)
+        return cls(pipe.to(device))
+
+    @classmethod
+    def tiny(cls) -> Self:
+        torch_state = torch.random.get_rng_state()
+        torch.manual_seed(0)
+        try:
+            return cls(_tiny_pipeline())
+        finally:
+            torch.random.set_rng_state(torch_state)
+
+    def with_vae(self, vae: nn.Module) -> Self:
+        return type(self)(StableDiffusionPipeline(**{**self.pipe.components, "vae": vae}, requires_safety_checker=False))
+
+    @property
+    def vae(self) -> nn.Module:
+        return self.pipe.vae
+
+    @property
+    def image_size(self) -> int:
+        return int(self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.pipe.device)
+
+    @property
+    def _scale(self) -> float:
+        return float(self.pipe.vae.config.scaling_factor)
+
+    def vae_encoder(self) -> Surface:
+        return ModuleSurface(self._encode)
+
+    def vae_posterior(self) -> Surface:
+        return ModuleSurface(self._posterior)
+
+    def autoencoder(self) -> Surface:
+        return ModuleSurface(lambda x: self._decode(self._encode(x)))
+
+    def edit(self, prompts: Sequence[str], settings: EditSettings) -> Surface:
+        with torch.no_grad():
+            return EditSurface(self, self._condition(prompts, settings), settings)
+
+    def denoiser_features(self, latents: Tensor) -> Tensor:
+        unet = self.pipe.unet
+        # At timestep 0: the anchor compares clean latents.
+        time = unet.time_embedding(unet.time_proj(latents.new_zeros(len(latents))))
+        x = unet.conv_in(latents)
+        return unet.down_blocks[0].resnets[0](x, time)
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[str], seeds: Seeds, settings: EditSettings) -> Images:
+        shape = (self.pipe.unet.config.in_channels, *[self.pipe.unet.config.sample_size] * 2)
+        z = self._noise(shape, seeds)
+        condition = self._condition(prompts, settings)
+        return self._decode(self._denoise(z, condition, settings, first=0)).clamp(0, 1)
+
+    def _encode(self, x: Batch) -> Tensor:
+        _require_rgb(x, self.pipe.vae_scale_factor)
+        return self.pipe.vae.encode(x * 2 - 1).latent_dist.mean * self._scale
+
+    def _posterior(self, x: Batch) -> Tensor:
+        _require_rgb(x, self.pipe.vae_scale_factor)
+        posterior = self.pipe.vae.encode(x * 2 - 1).latent_dist
+        return torch.cat([posterior.mean, posterior.std], dim=1) * self._scale
+
+    def _decode(self, z: Tensor) -> Images:
+        return self.pipe.vae.decode(z / self._scale).sample / 2 + 0.5
+
+    def _noise(self, shape: Sequence[int], seeds: Seeds) -> Tensor:
+        rows = [torch.randn(tuple(shape), generator=g) for g in generators(seeds, "sampler")]
+        return torch.stack(rows).to(self.pipe.device)
+
+    def _condition(self, prompts: Sequence[str], settings: EditSettings) -> Tensor:
+        """Text embeddings; with guidance, those of the empty prompt come first."""
+        given = self._embed(list(prompts))
+        if settings.guidance == 1.0:
+            return given
+        return torch.cat([self._embed([""]).expand_as(given), given])
+
+    def _embed(self, prompts: list[str]) -> Tensor:
+        tokens = self.pipe.tokenizer(
+            prompts,
+            padding="max_length",
+            truncation=True,
+            max_length=self.pipe.tokenizer.model_max_length,
+            return_tensors="pt",
+        )
+        return self.pipe.text_encoder(tokens.input_ids.to(self.pipe.device))[0]
+
+    def _denoise(self, z: Tensor, condition: Tensor, settings: EditSettings, first: int) -> Tensor:
+        """The sampler from its ``first`` step on; DDIM without added noise."""
+        self._scheduler.set_timesteps(settings.num_inference_steps)
+        for timestep in self._scheduler.timesteps[first:].tolist():
+            prediction = self._predict(z, timestep, condition, settings)
+            z = self._scheduler.step(prediction, timestep, z).prev_sample
+        return z
+
+    def _predict(self, z: Tensor, timestep: int, condition: Tensor, s: EditSettings) -> Tensor:
+        unet = self.pipe.unet
+        if s.guidance == 1.0:
+            return unet(z, timestep, encoder_hidden_states=condition).sample
+        both = unet(torch.cat([z, z]), timestep, encoder_hidden_states=condition).sample
+        free, given = both.chunk(2)
+        return free + s.guidance * (given - free)
+
+
+@final
+@dataclass(frozen=True)
+class EditSurface(Surface):
+    """Image-to-image as deployed: encode, add noise, denoise, decode.
+
+    The posterior mean is encoded, where diffusers samples it; the noise of the sampler is the
+    only randomness.
+
+    Args:
+        family: The pipeline.
+        condition: Text embeddings, one a sample, guidance included.
+        settings: Sampler and strength.
+    """
+
+    family: SD15
+    condition: Tensor
+    settings: EditSettings
+
+    domain: Domain = PIXELS
+    is_random = True
+
+    def __call__(self, x: Batch, seeds: Seeds) -> Tensor:
+        family, settings = self.family, self.settings
+        z = family._encode(x)
+        first = settings.num_inference_steps - int(settings.num_inference_steps * settings.strength)
+        family._scheduler.set_timesteps(settings.num_inference_steps)
+        if first < settings.num_inference_steps:
+            start = family._scheduler.timesteps[first : first + 1]
+            z = family._scheduler.add_noise(z, family._noise(z.shape[1:], seeds), start)
+            z = family._denoise(z, self.condition, settings, first)
+        return family._decode(z).clamp(0, 1)
+
+
+def _require_rgb(x: Batch, factor: int) -> None:
+    fits = x.ndim == 4 and x.shape[1] == 3 and x.shape[2] % factor == x.shape[3] % factor == 0
+    if not fits:
+        raise ShapeError(
+            f"RGB images (n, 3, height, width) with sides divisible by {factor}",
+            tuple(x.shape),
+            hint="resize or pad the images; convert gray or RGBA ones to RGB",
+        )
+
+
+def _tiny_pipeline() -> StableDiffusionPipeline:
+    vae = AutoencoderKL(
+        sample_size=32,
+        block_out_channels=[4, 8],
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,
+    )
+    tokenizer: CLIPTokenizer = tiny_tokenizer()
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=[8, 16],
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+        layers_per_block=1,
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )

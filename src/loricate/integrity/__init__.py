@@ -1,0 +1,1 @@
+"""Whether a model is what it claims to be. Never loads torch."""

@@ -1,0 +1,31 @@
+"""One digest for many tensors: names, dtypes and shapes count, order does not."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from loricate.adapters.tensors import to_storage
+from loricate.basics.arrays import Array
+
+__all__ = ["digest"]
+
+
+def digest(tensors: Mapping[str, Array]) -> str:
+    """SHA-256 over the tensors in the order of their names.
+
+    Each contributes a canonical header of name, dtype and shape, then its bytes, so that neither
+    a renamed nor a reshaped tensor can collide with another.
+
+    Args:
+        tensors: Arrays of any library, by name.
+
+    Returns:
+        Hexadecimal digest.
+    """
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        stored = to_storage(tensors[name])
+        header = json.dumps([name, str(stored.dtype), list(stored.shape)], separators=(",", ":"))
+        total.update(len(header).to_bytes(8, "big") + header.encode())
+        total.update(memoryview(stored.reshape(-1).view("u1")))
+    return total.hexdigest()

@@ -1,0 +1,1 @@
+"""What is measured about outputs, one file each."""

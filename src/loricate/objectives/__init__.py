@@ -1,0 +1,1 @@
+"""What attacks maximize, one file each."""

@@ -1,0 +1,118 @@
+"""Plans and trainings that commands start from."""
+
+from typing import Literal
+
+from loricate.attacks.fgsm import FGSM
+from loricate.attacks.pgd import PGD
+from loricate.attacks.random_noise import RandomNoise
+from loricate.basics.quantities import Quantity
+from loricate.core.attack import Attack
+from loricate.core.objective import Objective
+from loricate.defenses._training import Schedule
+from loricate.defenses.adversarial_lora import AdversarialLora
+from loricate.evaluation.plan import Plan, Trial
+from loricate.objectives.edit_shift import EditShift
+from loricate.objectives.latent_shift import LatentShift
+from loricate.objectives.latent_target import LatentTarget
+from loricate.objectives.reconstruction import Reconstruction
+
+__all__ = ["EPSILON", "QUICK_STEPS", "STEPS", "Size", "default_plan", "default_spec"]
+
+EPSILON = Quantity(16 / 255, "16/255")
+"""Radius of the verdict: where the embedded model breaks; the commonest of the literature."""
+
+STEPS = 400
+QUICK_STEPS = 30
+
+Size = Literal["quick", "standard", "full"]
+
+_SWEEP = ("2/255", "4/255", "8/255", "16/255")
+_PAIR = ("base", "hardened")
+
+
+def default_spec(
+    *, epsilon: float, steps: int, max_drift: float = 0.05, rank_budget: float = 0.1
+) -> AdversarialLora:
+    """The training that held best at its clean cost; see the table in the docs."""
+    return AdversarialLora(
+        inner=FGSM(),
+        epsilon=epsilon,
+        max_drift=max_drift,
+        rank_budget=rank_budget,
+        schedule=Schedule(steps=steps),
+    )
+
+
+def default_plan(epsilon: float, size: Size) -> Plan:
+    """Attacks of an evaluation, by how long they may take.
+
+    ``full`` is the protocol: PGD-100 with 5 restarts on every objective for every subject.
+    ``standard`` shortens the controls and the sweep so that two cores finish in minutes;
+    ``quick`` is for a first look and marked so in the record.
+
+    Args:
+        epsilon: Radius of the verdict.
+        size: How thorough.
+    """
+    return {"quick": _quick, "standard": _standard, "full": _full}[size](epsilon)
+
+
+def _quick(epsilon: float) -> Plan:
+    trials = (
+        _trial(RandomNoise(), LatentShift(), epsilon),
+        _trial(PGD(steps=10), LatentShift(), epsilon),
+        _trial(PGD(steps=4), EditShift(), epsilon, subjects=_PAIR, n_images=8),
+    )
+    return Plan(trials=trials, epsilon=epsilon, n_images=16, batch_size=16)
+
+
+def _standard(epsilon: float) -> Plan:
+    others = tuple(e for e in _sweep() if abs(e - epsilon) > 1e-6)
+    trials = (
+        Trial(attack=RandomNoise(), objective=LatentShift(), epsilons=_sweep()),
+        _trial(PGD(steps=50, n_restarts=2), LatentShift(), epsilon),
+        _trial(PGD(steps=50), LatentTarget(), epsilon),
+        Trial(attack=PGD(steps=50), objective=LatentShift(), epsilons=others, subjects=_PAIR),
+        _trial(PGD(steps=25), Reconstruction(), epsilon, subjects=_PAIR),
+        _trial(PGD(steps=15), EditShift(), epsilon, subjects=_PAIR, eot_samples=2),
+    )
+    return Plan(trials=trials, epsilon=epsilon, n_images=100)
+
+
+def _full(epsilon: float) -> Plan:
+    strong = PGD(steps=100, n_restarts=5)
+    objectives: tuple[Objective, ...] = (LatentShift(), LatentTarget(), Reconstruction())
+    trials = (
+        Trial(attack=RandomNoise(), objective=LatentShift(), epsilons=_sweep()),
+        *(Trial(attack=strong, objective=o, epsilons=_sweep()) for o in objectives),
+        Trial(
+            attack=PGD(steps=40, n_restarts=2),
+            objective=EditShift(),
+            epsilons=_sweep(),
+            eot_samples=4,
+        ),
+    )
+    return Plan(trials=trials, epsilon=epsilon, n_images=200)
+
+
+def _trial(
+    attack: Attack,
+    objective: Objective,
+    epsilon: float,
+    *,
+    subjects: tuple[str, ...] = (),
+    eot_samples: int = 1,
+    n_images: int | None = None,
+) -> Trial:
+    return Trial(
+        attack=attack,
+        objective=objective,
+        epsilons=(epsilon,),
+        subjects=subjects,
+        eot_samples=eot_samples,
+        n_images=n_images,
+    )
+
+
+def _sweep() -> tuple[float, ...]:
+    return tuple(Quantity(float(text.split("/")[0]) / 255, text) for text in _SWEEP)

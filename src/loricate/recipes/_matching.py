@@ -1,0 +1,52 @@
+"""Spectral truncation at the clean cost of a trained adapter."""
+
+import torch
+from torch import nn
+
+from loricate.core.shapes import Images
+from loricate.defenses.spectral_truncation import SpectralTruncation
+from loricate.evaluation.subjects import Subject
+from loricate.metrics.latent_drift import LatentDrift
+
+__all__ = ["truncation_of_cost"]
+
+_BISECTIONS = 9
+_PICTURES = 128
+
+
+def truncation_of_cost(base: Subject, hardened: Subject, images: Images) -> nn.Module:
+    """The truncated autoencoder whose clean latents drift as far as the hardened one's.
+
+    Args:
+        base: The undefended model.
+        hardened: What sets the cost.
+        images: Calibration pictures.
+
+    Returns:
+        A copy of the base's autoencoder; its drift is the nearest from below.
+    """
+    images = images[:_PICTURES]
+    cost = clean_drift(hardened, base, images)
+    low, high = 0.5, 1.0
+    kept = _truncated(base, high)
+    for _ in range(_BISECTIONS):
+        energy = (low + high) / 2
+        candidate = _truncated(base, energy)
+        subject = Subject("control_truncation", base.family.with_vae(candidate))
+        if clean_drift(subject, base, images) > cost:
+            low = energy
+        else:
+            high, kept = energy, candidate
+    return kept
+
+
+@torch.no_grad()
+def clean_drift(subject: Subject, base: Subject, images: Images) -> float:
+    """Mean distance of clean latents to the base's, relative to their spread."""
+    seeds = range(len(images))
+    return float(LatentDrift()(subject.latents(images, seeds), base.latents(images, seeds)).mean())
+
+
+def _truncated(base: Subject, energy: float) -> nn.Module:
+    family = base.family
+    return SpectralTruncation(energy=energy).apply(family.vae, family.encoder_prefixes)

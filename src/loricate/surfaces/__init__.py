@@ -1,0 +1,1 @@
+"""Any module becomes attackable and adaptable."""
