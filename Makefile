@@ -13,7 +13,7 @@ DEV  := $(VENV)/.installed-dev
 CODE := src tests $(wildcard embedded examples benchmarks)
 DEFAULT_TESTS := not gpu and not network and not browser and not slow
 
-.PHONY: help harden test lint types contracts docstrings unit fast slow coverage format docs wheel clean
+.PHONY: help harden test lint types contracts unit fast slow coverage format docs wheel clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -22,7 +22,7 @@ harden: $(SD)  ## harden the embedded Stable Diffusion and write a report
 	@$(BIN)/loricate harden --out $(OUT) $(if $(wildcard $(OUT)/*),--resume) $(ARGS); code=$$?; \
 	if [ -f $(OUT)/report.html ]; then echo "Report: $(OUT)/report.html"; fi; exit $$code
 
-test: lint types contracts docstrings unit  ## everything a change has to pass
+test: lint types contracts unit  ## everything a change has to pass
 
 lint: $(DEV)  ## style and formatting
 	$(BIN)/ruff check $(CODE)
@@ -33,9 +33,6 @@ types: $(DEV)  ## mypy, strict
 
 contracts: $(DEV)  ## who may import whom
 	$(BIN)/lint-imports
-
-docstrings: $(DEV)  ## docstrings against signatures
-	$(BIN)/pydoclint --quiet src
 
 unit: $(DEV)  ## all tests that need neither accelerator, network, browser nor patience
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m "$(DEFAULT_TESTS)" $(ARGS)
