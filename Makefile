@@ -52,7 +52,7 @@ format: $(DEV)  ## rewrite the sources in house style
 	$(BIN)/ruff format $(CODE)
 
 docs: $(DEV)  ## the documentation, into site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 wheel: $(DEV)  ## the wheel, into dist/
 	$(PIP) wheel --no-deps --wheel-dir dist .
