@@ -12,7 +12,7 @@ from loricate.adapters.adapter import Adapter, Target, Update
 from loricate.adapters.formats.merged import Merged
 from loricate.adapters.tensors import TensorFile, save_tensors
 from loricate.basics.arrays import from_numpy, to_numpy, tolerance, unit_roundoff
-from loricate.basics.errors import ConfigError, ShapeError, UnsupportedError
+from loricate.basics.errors import ConfigError, NumericalError, ShapeError, UnsupportedError
 from loricate.lowrank.factors import LowRank
 from loricate.testing.strategies import DTYPES, adapters
 
@@ -116,3 +116,35 @@ def test_misfits_name_module_and_fix(tmp_path):
     with pytest.raises(ConfigError):
         form.write(one(), base)
     assert [each.name for each in tmp_path.iterdir()] == ["base"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"norm.bias": np.zeros(3)}, UnsupportedError),
+        ({"norm.bias": np.zeros(4)}, ShapeError),
+        ({"more.weight": np.zeros((2, 2))}, UnsupportedError),
+    ],
+    ids=["not low-rank", "another shape", "another tensor"],
+)
+def test_what_no_adapter_explains_is_not_read(tmp_path, changes, error):
+    base, tensors = base_folder(tmp_path, one())
+    (tmp_path / "tuned").mkdir()
+    save_tensors(tmp_path / "tuned" / "weights.safetensors", tensors | changes)
+    with pytest.raises(error):
+        Merged(base=base).read(tmp_path / "tuned")
+
+
+def test_an_overflow_of_half_precision_names_the_weight_and_the_fix(tmp_path):
+    base, _ = base_folder(tmp_path, one(), "float16")
+    with pytest.raises(NumericalError) as caught, np.errstate(over="ignore"):
+        Merged(base=base).write(one().scaled(1e6), tmp_path / "out")
+    assert (caught.value.where, caught.value.hint) == ("conv1.weight", "store it as float32")
+    Merged(base=base, dtype="float32").write(one().scaled(1e6), tmp_path / "out")
+
+
+def test_one_weight_under_two_names_is_refused(tmp_path):
+    base, _ = base_folder(tmp_path, one("attn.query"))
+    both = Adapter(dict(one("attn.query")) | dict(one("attn.to_q")))
+    with pytest.raises(UnsupportedError):
+        Merged(base=base).write(both, tmp_path / "out")

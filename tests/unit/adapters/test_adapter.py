@@ -71,11 +71,12 @@ def edit(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def retensor(folder, **tensors):
+def retensor(folder, metadata=(), **tensors):
     a, b = np.ones((2, 4), np.float32), np.ones((3, 2), np.float32)
     known = {"base_model.model.fc.lora_A.weight": a, "base_model.model.fc.lora_B.weight": b}
     merged = {name: t for name, t in (known | tensors).items() if t is not None}
-    save_tensors(folder / "adapter_model.safetensors", merged, {"loricate.component": "vae"})
+    header = {"loricate.component": "vae"} | dict(metadata)
+    save_tensors(folder / "adapter_model.safetensors", merged, header)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +119,13 @@ def test_scales_that_do_not_fit_are_refused(folder, changes):
     with pytest.raises(ConfigError) as caught:
         PEFT().read(folder)
     assert caught.value.file is not None
+
+
+@pytest.mark.parametrize("stated", ["{", "[]", '{"base_model.model.r": 2}'])
+def test_a_header_that_states_no_scale_is_refused(folder, stated):
+    retensor(folder, metadata={"lora_adapter_metadata": stated})
+    with pytest.raises(ConfigError):
+        PEFT().read(folder)
 
 
 @pytest.mark.parametrize(("rooted", "scale"), [(False, 4.0), (True, 8 / 2**0.5)])
@@ -210,6 +218,9 @@ def test_weights_are_found_in_folders_shards_and_files(tmp_path):
     index.write_text(json.dumps({"weight_map": {"c.weight": "../../secret.safetensors"}}))
     with pytest.raises(HostileFileError):
         open_weights(tmp_path / "pipe/unet")
+    index.write_text("[]")
+    with pytest.raises(HostileFileError):
+        open_weights(tmp_path / "pipe/unet")
 
 
 def test_a_folder_that_leaves_the_choice_open_is_an_error(tmp_path):
@@ -219,3 +230,5 @@ def test_a_folder_that_leaves_the_choice_open_is_an_error(tmp_path):
         open_weights(tmp_path)
     with pytest.raises(PrerequisiteError):
         component_folder(tmp_path / "none", "vae")
+    with pytest.raises(PrerequisiteError):
+        open_model(tmp_path / "none")

@@ -11,7 +11,13 @@ from loricate.lowrank.budget import Budget
 from loricate.lowrank.factors import LowRank
 from loricate.lowrank.merge import add, average, concat, merge
 from loricate.lowrank.rules import EnergyRank, FixedRank, NuclearRank, certified_error, parse
-from loricate.lowrank.spectrum import effective_rank, principal_angles, stable_rank
+from loricate.lowrank.sketch import certified_svd
+from loricate.lowrank.spectrum import (
+    effective_rank,
+    intruder_dimensions,
+    principal_angles,
+    stable_rank,
+)
 from loricate.lowrank.svd import balanced, full_svd, recompress, truncated_svd
 
 
@@ -95,6 +101,29 @@ def test_budget_below_its_floor_says_what_would_do():
     assert Budget(fraction=0.5).from_spectra({"w": np.ones(4)}, {"w": (4, 4)}) == {"w": 1}
 
 
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("fraction", {"fraction": 0.0}),
+        ("fraction", {"fraction": 1.5}),
+        ("min_rank", {"fraction": 0.1, "min_rank": -1}),
+        ("max_rank", {"fraction": 0.1, "min_rank": 3, "max_rank": 2}),
+    ],
+)
+def test_budgets_that_make_no_sense_are_refused(field, values):
+    with pytest.raises(ConfigError) as caught:
+        Budget(**values)
+    assert caught.value.problems[0].key == f"budget.{field}"
+
+
+def test_certificate_of_an_exact_decomposition():
+    _, certificate = certified_svd(np.diag([4.0, 3.0]), FixedRank(1))
+    assert certificate.exact
+    assert certificate.norm == pytest.approx(5.0)
+    assert certificate.relative_error == pytest.approx(0.6)
+    assert certificate.excess == pytest.approx(0.0, abs=1e-14)
+
+
 @pytest.mark.parametrize("text", ["energy:0", "energy:1.1", "fixed:0", "fixed:1.5", "cutoff:1"])
 def test_values_out_of_range_are_refused(text):
     with pytest.raises(ConfigError) as caught:
@@ -169,6 +198,7 @@ def test_integers_are_refused():
         lambda: conv.as_kernel(np.ones((2, 5)), (1, 2, 2)),
         lambda: conv.from_pair(np.ones((1, 2, 3, 3)), np.ones((4, 1, 3, 3))),
         lambda: principal_angles(np.ones((3, 1)), np.ones((4, 1))),
+        lambda: intruder_dimensions(np.ones((3, 1)), np.ones((4, 1))),
     ],
 )
 def test_misfits_are_shape_errors(act):
