@@ -59,6 +59,7 @@ def command(
     from loricate.recipes._defaults import default_plan
     from loricate.recipes.evaluate import EvaluateSpec, evaluate
     from loricate.recipes.report import report
+    from loricate.records.io import RECORD_FILE
 
     spec = EvaluateSpec(
         model=model,
@@ -74,7 +75,8 @@ def command(
         record = evaluate(spec, out, observe=lambda p, d, t, _: progress(p, d, t), resume=resume)
     page = report(out)
     if as_json:
-        print_json({"verdict": record.verdict.status, "report": str(page)})
+        paths = {"report": str(page), "record": str(out / RECORD_FILE)}
+        print_json({"verdict": record.verdict.status, **paths})
     else:
         print_criteria(record.verdict)
         log(f"report: {page}")

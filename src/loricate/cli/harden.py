@@ -1,6 +1,7 @@
 """``loricate harden``: an adapter, and the proof of what it is worth."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,7 +19,7 @@ __all__ = ["command"]
 
 
 @click.command()
-@click.argument("model", default="emoji-sd")
+@click.argument("model", required=False)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder.")
 @click.option(
     "--config",
@@ -26,7 +27,11 @@ __all__ = ["command"]
     help="TOML file as a run writes it; flags override it.",
 )
 @click.option("--epsilon", type=PIXEL_LENGTH, help="Radius to withstand, such as 8/255.")
-@click.option("--rank-budget", type=click.FloatRange(0, 1, min_open=True), help="Adapter size over encoder size.")
+@click.option(
+    "--rank-budget",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Adapter size over encoder size.",
+)
 @click.option("--steps", type=click.IntRange(1), help="Training steps.")
 @click.option("--seed", type=click.IntRange(0), help="Root of every draw.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where to run.")
@@ -40,22 +45,24 @@ __all__ = ["command"]
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved settings and stop.")
 @json_option
-def command(
-    model: str, out: Path, as_json: bool, resume: bool, dry_run: bool, **flags: object
-) -> ExitCode:
+def command(out: Path, as_json: bool, resume: bool, dry_run: bool, **flags: Any) -> ExitCode:
     """Harden MODEL against adversarial images and measure what was gained.
 
     MODEL is the embedded model by default, a diffusers folder, a Stable Diffusion 1.x
     .safetensors file or a hub id. The run folder receives the adapter (PEFT), the merged
     autoencoder (diffusers), record.json, per-sample rows, config.toml, a model card and
-    report.html. Exit code: 0 pass, 1 fail, 4 inconclusive.
+    report.html. With --resume and no other flag, the settings in the run folder are used.
+    Exit code: 0 pass, 1 fail, 4 inconclusive.
     """
     from loricate.basics.spec import to_toml
+    from loricate.recipes._folder import CONFIG
     from loricate.recipes.harden import harden, resolve
     from loricate.recipes.report import report
+    from loricate.records.io import RECORD_FILE
 
-    given = {key: value for key, value in flags.items() if value is not None}
-    spec = resolve(None if model == "emoji-sd" else model, **given)
+    if resume and not any(flags.values()) and (out / CONFIG).is_file():
+        flags["config"] = out / CONFIG
+    spec = resolve(**flags)
     if dry_run:
         click.echo(to_toml(spec))
         return ExitCode.PASS
@@ -63,7 +70,8 @@ def command(
         record = harden(spec, out, observe=lambda p, d, t, _: progress(p, d, t), resume=resume)
     page = report(out)
     if as_json:
-        print_json({"verdict": record.verdict.status, "report": str(page), "record": str(out / "record.json")})
+        paths = {"report": str(page), "record": str(out / RECORD_FILE)}
+        print_json({"verdict": record.verdict.status, **paths})
     else:
         print_criteria(record.verdict)
         log(f"report: {page}")

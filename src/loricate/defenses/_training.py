@@ -217,6 +217,7 @@ class Training:
             "identity": self.identity,
             "state": self.state,
         }
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(self.checkpoint, tensors, {"training": json.dumps(facts)})
 
     @torch.no_grad()

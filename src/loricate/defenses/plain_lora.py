@@ -80,7 +80,9 @@ class PlainLora(Spec):
         def losses(step: int, state: dict[str, float]) -> dict[str, Tensor]:
             generator = torch.Generator().manual_seed(derive_seed(seed, "batch", step))
             count = min(self.schedule.batch_size, len(images))
-            x = augmented(images[torch.randperm(len(images), generator=generator)[:count]], seed, step)
+            x = augmented(
+                images[torch.randperm(len(images), generator=generator)[:count]], seed, step
+            )
             error = (target.surface(x, [0] * len(x)) - x).pow(2).mean()
             return {"total": error}
 

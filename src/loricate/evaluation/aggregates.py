@@ -11,7 +11,10 @@ from loricate.records.schema import Aggregate, SampleRow
 
 __all__ = ["aggregate", "worst_case"]
 
-_RATES = {"edit_broken": Metrics.ATTACK_SUCCESS, "edit_broken_from_base": "edit_broken_from_base_rate"}
+_RATES = {
+    "edit_broken": Metrics.ATTACK_SUCCESS,
+    "edit_broken_from_base": "edit_broken_from_base_rate",
+}
 _HIGHER_IS_WORSE = {
     "edit_broken": True,
     "edit_broken_from_base": True,

@@ -115,8 +115,9 @@ def _noisy(pictures: Pictures, epsilon: float, seed: int) -> Images:
     # Other draws than the noise control's, or the control would be its own yardstick.
     seeds = sample_seeds(seed, pictures.indices, "benign")
     x = pictures.images
-    z = PIXELS.clip(Linf(epsilon=epsilon).surface_sample(x, generators(seeds)))
-    return PIXELS.rounded(z, x)
+    ball = Linf(epsilon=epsilon)
+    z = PIXELS.clip(ball.surface_sample(x, generators(seeds)))
+    return PIXELS.rounded(z, x, ball)
 
 
 def _shifted(x: Images) -> Images:

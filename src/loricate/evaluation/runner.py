@@ -1,11 +1,15 @@
 """Run a plan: attack, round, score, append a row a sample."""
 
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from loricate.attacks.random_noise import RandomNoise
@@ -20,11 +24,71 @@ from loricate.evaluation.subjects import FeatureSpace, Pictures, Subject
 from loricate.metrics.latent_drift import LatentDrift
 from loricate.metrics.psnr import PSNR
 from loricate.metrics.ssim import SSIM
-from loricate.records.io import RowLog
+from loricate.records.io import ROWS_FILE, RowLog, write_atomically
 from loricate.records.names import NO_ATTACK
 from loricate.records.schema import EditRule, SampleRow
 
-__all__ = ["Runner", "adversarial_path"]
+__all__ = ["CLEAN", "Condition", "Runner"]
+
+_ADVERSARIAL: Final = "adversarial"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A trial at one radius, in the words of the record.
+
+    Args:
+        surface: What is attacked.
+        attack: Registry key.
+        objective: Registry key; ``none`` where nothing is maximized.
+        epsilon: Radius in pixel units.
+        norm: Norm of the ball.
+    """
+
+    surface: str
+    attack: str
+    objective: str
+    epsilon: float
+    norm: str
+
+    @classmethod
+    def of(cls, trial: Trial, epsilon: float) -> "Condition":
+        """Condition of a trial at one of its radii."""
+        attack = key_of(type(trial.attack))
+        if isinstance(trial.attack, RandomNoise):
+            return cls("pipeline", attack, "none", float(epsilon), trial.norm)
+        objective = key_of(type(trial.objective))
+        return cls(trial.objective.surface_kind, attack, objective, float(epsilon), trial.norm)
+
+    @classmethod
+    def of_row(cls, row: SampleRow) -> "Condition":
+        """Condition a row was measured under."""
+        return cls(row.surface, row.attack, row.objective, row.epsilon, row.norm)
+
+    def row(self, subject: str, sample: int, seed: int) -> SampleRow:
+        """A row without values."""
+        return SampleRow(
+            subject=subject,
+            surface=self.surface,
+            attack=self.attack,
+            objective=self.objective,
+            epsilon=self.epsilon,
+            norm=self.norm,
+            seed=seed,
+            sample=sample,
+            values={},
+        )
+
+
+CLEAN: Final = Condition("pipeline", NO_ATTACK, "none", 0.0, "linf")
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """What a subject makes of the clean pictures of a chunk."""
+
+    latents: Tensor
+    edits: Images
 
 
 @dataclass(frozen=True)
@@ -37,8 +101,7 @@ class Runner:
         judge: Feature space of edits.
         base: The undefended model, whose clean outputs clean cost is measured against.
         rule: When an edit is broken.
-        log: Where rows go.
-        folder: Where adversarial pictures are kept.
+        out: Run folder; it receives the rows and the adversarial pictures.
         seed: Root seed.
         observe: Told about every batch.
     """
@@ -48,10 +111,14 @@ class Runner:
     judge: FeatureSpace
     base: Subject
     rule: EditRule
-    log: RowLog
-    folder: Path
+    out: Path
     seed: int
     observe: Observer
+
+    @cached_property
+    def log(self) -> RowLog:
+        """Rows of this run, those of an interrupted one included."""
+        return RowLog(self.out / ROWS_FILE)
 
     def run(self, subjects: Sequence[Subject]) -> None:
         """Clean rows, then every trial at every radius, for each subject.
@@ -73,59 +140,19 @@ class Runner:
             self._attack(subject, trial, epsilon)
         self.observe("evaluate", len(jobs), len(jobs), {})
 
-    def _clean(self, subject: Subject) -> None:
-        for chunk in self.pictures.chunks(self.plan.batch_size):
-            rows = [self._row(subject, "pipeline", NO_ATTACK, "none", 0.0, "linf", i, {}) for i in chunk.indices]
-            if all(row.key in self.log for row in rows):
-                continue
-            values = self._clean_values(subject, chunk)
-            self.log.extend(_with(rows, values))
+    def adversarial(self, subject: Subject, condition: Condition) -> Images | None:
+        """Adversarial pictures of a finished condition, or ``None`` where there are none.
 
-    def _clean_values(self, subject: Subject, chunk: Pictures) -> dict[str, Tensor]:
-        seeds = chunk.indices
-        latents, base_latents = (s.latents(chunk.images, seeds) for s in (subject, self.base))
-        edits, base_edits = (
-            s.edits(chunk, chunk.images, self.plan.edit, self.seed) for s in (subject, self.base)
-        )
-        reconstruction = subject.reconstructions(chunk.images, seeds)
-        prompts = list(chunk.prompts)
-        return {
-            "latent_drift": LatentDrift()(latents, base_latents),
-            "reconstruction_psnr": PSNR()(reconstruction, chunk.images),
-            "reconstruction_ssim": SSIM()(reconstruction, chunk.images),
-            "edit_ssim": SSIM()(edits, base_edits),
-            "edit_feature_distance": EditDistance.between(self.judge, edits, base_edits).feature,
-            "prompt_alignment": self.judge.alignment(edits, prompts),
-        }
-
-    def _attack(self, subject: Subject, trial: Trial, epsilon: float) -> None:
-        pictures = self.pictures.head(trial.n_images)
-        path = adversarial_path(self.folder, subject.name, trial, epsilon)
-        kept: list[np.ndarray] = []
-        for chunk in pictures.chunks(self.plan.batch_size):
-            rows = [self._row(subject, *_address(trial), epsilon, trial.norm, i, {}) for i in chunk.indices]
-            if all(row.key in self.log for row in rows) and path.exists():
-                continue
-            result = self._result(subject, trial, epsilon, chunk)
-            values = self.score(subject, chunk, result.adversarial)
-            values["objective"] = result.value
-            values["objective_clean"] = result.clean_value
-            values["delta_size"] = trial.threat(epsilon).ball.size(result.adversarial - chunk.images)
-            values["first_gradient"] = torch.full((len(chunk),), _first_gradient(result))
-            kept.append(_levels(result.adversarial))
-            self.log.extend(_with(rows, values))
-        if kept:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(path, adversarial=np.concatenate(kept))
-
-    def _result(
-        self, subject: Subject, trial: Trial, epsilon: float, chunk: Pictures
-    ) -> AttackResult:
-        surface = subject.surface(trial.objective, chunk.prompts, self.plan.attacked_edit)
-        seeds = sample_seeds(self.seed, chunk.indices, "attack", key_of(type(trial.attack)))
-        return trial.attack(
-            surface, trial.objective, trial.threat(epsilon), chunk.images, seeds=seeds
-        )
+        Args:
+            subject: The attacked model.
+            condition: Attack and radius.
+        """
+        path = self._path(subject, condition)
+        if not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as table:
+            levels = torch.from_numpy(table["adversarial"])
+        return (levels.permute(0, 3, 1, 2).float() / 255).to(self.pictures.images)
 
     def score(self, subject: Subject, chunk: Pictures, adversarial: Images) -> dict[str, Tensor]:
         """What adversarial pictures do to a subject, by noise the attack has not seen.
@@ -139,71 +166,122 @@ class Runner:
             Values by metric, one a sample.
         """
         seeds = chunk.indices
-        clean_latents = subject.latents(chunk.images, seeds)
-        clean_edits = subject.edits(chunk, chunk.images, self.plan.edit, self.seed)
+        clean, base = self._outputs(subject, chunk), self._outputs(self.base, chunk)
         edits = subject.edits(chunk, adversarial, self.plan.edit, self.seed)
-        distance = EditDistance.between(self.judge, edits, clean_edits)
-        base_edits = self.base.edits(chunk, chunk.images, self.plan.edit, self.seed)
-        from_base = EditDistance.between(self.judge, edits, base_edits)
+        distance = EditDistance.between(self.judge, edits, clean.edits)
+        from_base = EditDistance.between(self.judge, edits, base.edits)
+        reconstruction = subject.reconstructions(adversarial, seeds)
         return {
-            "latent_drift": LatentDrift()(subject.latents(adversarial, seeds), clean_latents),
-            "reconstruction_psnr": PSNR()(
-                subject.reconstructions(adversarial, seeds), chunk.images
-            ),
+            "latent_drift": LatentDrift()(subject.latents(adversarial, seeds), clean.latents),
+            "reconstruction_psnr": PSNR()(reconstruction, chunk.images),
             "edit_ssim": distance.ssim,
             "edit_feature_distance": distance.feature,
             "edit_broken": broken(self.rule, distance).float(),
             "edit_broken_from_base": broken(self.rule, from_base).float(),
         }
 
-    def _row(
+    def _clean(self, subject: Subject) -> None:
+        for chunk in self.pictures.chunks(self.plan.batch_size):
+            rows = self._rows(subject, CLEAN, chunk)
+            if not self._has(rows):
+                self.log.extend(_filled(rows, self._clean_values(subject, chunk)))
+
+    def _clean_values(self, subject: Subject, chunk: Pictures) -> dict[str, Tensor]:
+        own, base = self._outputs(subject, chunk), self._outputs(self.base, chunk)
+        reconstruction = subject.reconstructions(chunk.images, chunk.indices)
+        distance = EditDistance.between(self.judge, own.edits, base.edits)
+        return {
+            "latent_drift": LatentDrift()(own.latents, base.latents),
+            "reconstruction_psnr": PSNR()(reconstruction, chunk.images),
+            "reconstruction_ssim": SSIM()(reconstruction, chunk.images),
+            "edit_ssim": distance.ssim,
+            "edit_feature_distance": distance.feature,
+            "prompt_alignment": self.judge.alignment(own.edits, chunk.prompts),
+        }
+
+    def _attack(self, subject: Subject, trial: Trial, epsilon: float) -> None:
+        condition = Condition.of(trial, epsilon)
+        chunks = self.pictures.head(trial.n_images).chunks(self.plan.batch_size)
+        rows = [self._rows(subject, condition, chunk) for chunk in chunks]
+        path = self._path(subject, condition)
+        # A run killed between two chunks has rows whose pictures were lost with it.
+        if path.exists() and all(map(self._has, rows)):
+            return
+        found = [
+            self._attack_chunk(subject, trial, epsilon, chunk, rows_of_chunk)
+            for chunk, rows_of_chunk in zip(chunks, rows, strict=True)
+        ]
+        write_atomically(path, _npz(adversarial=np.concatenate(found)))
+
+    def _attack_chunk(
         self,
         subject: Subject,
-        surface: str,
-        attack: str,
-        objective: str,
+        trial: Trial,
         epsilon: float,
-        norm: str,
-        sample: int,
-        values: dict[str, float],
-    ) -> SampleRow:
-        return SampleRow(
-            subject=subject.name,
-            surface=surface,
-            attack=attack,
-            objective=objective,
-            epsilon=epsilon,
-            norm=norm,
-            seed=self.seed,
-            sample=sample,
-            values=values,
+        chunk: Pictures,
+        rows: Sequence[SampleRow],
+    ) -> NDArray[np.uint8]:
+        result = self._result(subject, trial, epsilon, chunk)
+        if not self._has(rows):
+            delta = result.adversarial - chunk.images
+            values = self.score(subject, chunk, result.adversarial)
+            values["objective"] = result.value
+            values["objective_clean"] = result.clean_value
+            values["delta_size"] = trial.threat(epsilon).ball.size(delta)
+            values["first_gradient"] = torch.full((len(chunk),), _first_gradient(result))
+            self.log.extend(_filled(rows, values))
+        return _levels(result.adversarial)
+
+    def _result(
+        self, subject: Subject, trial: Trial, epsilon: float, chunk: Pictures
+    ) -> AttackResult:
+        surface = subject.surface(trial.objective, chunk.prompts, self.plan.attacked_edit)
+        seeds = sample_seeds(self.seed, chunk.indices, "attack", key_of(type(trial.attack)))
+        return trial.attack(
+            surface, trial.objective, trial.threat(epsilon), chunk.images, seeds=seeds
         )
 
+    @cached_property
+    def _known(self) -> dict[tuple[str, int, int], _Outputs]:
+        return {}
 
-def adversarial_path(folder: Path, subject: str, trial: Trial, epsilon: float) -> Path:
-    """Where the adversarial pictures of a trial are kept."""
-    surface, attack, objective = _address(trial)
-    return folder / subject / f"{attack}-{objective}-{trial.norm}-{epsilon * 255:g}.npz"
+    def _outputs(self, subject: Subject, chunk: Pictures) -> _Outputs:
+        """Outputs for clean pictures, computed once: every trial compares with them."""
+        key = subject.name, chunk.first, len(chunk)
+        if key not in self._known:
+            latents = subject.latents(chunk.images, chunk.indices)
+            edits = subject.edits(chunk, chunk.images, self.plan.edit, self.seed)
+            self._known[key] = _Outputs(latents, edits)
+        return self._known[key]
 
+    def _rows(self, subject: Subject, condition: Condition, chunk: Pictures) -> list[SampleRow]:
+        return [condition.row(subject.name, sample, self.seed) for sample in chunk.indices]
 
-def _address(trial: Trial) -> tuple[str, str, str]:
-    """Surface, attack and objective as the record names them."""
-    objective = trial.objective
-    attack = key_of(type(trial.attack))
-    if isinstance(trial.attack, RandomNoise):
-        return "pipeline", attack, "none"
-    return objective.surface_kind, attack, key_of(type(objective))
+    def _has(self, rows: Sequence[SampleRow]) -> bool:
+        return all(row.key in self.log for row in rows)
+
+    def _path(self, subject: Subject, condition: Condition) -> Path:
+        words = (condition.attack, condition.objective, condition.norm)
+        name = "-".join((*words, f"{condition.epsilon * 255:g}"))
+        return self.out / _ADVERSARIAL / subject.name / f"{name}.npz"
 
 
 def _first_gradient(result: AttackResult) -> float:
     return result.history[0][1] if result.history else float("nan")
 
 
-def _levels(images: Images) -> np.ndarray:
-    return (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+def _levels(images: Images) -> NDArray[np.uint8]:
+    levels = (images * 255).round().byte().permute(0, 2, 3, 1)
+    return np.asarray(levels.cpu().numpy(), dtype=np.uint8)
 
 
-def _with(rows: Iterable[SampleRow], values: dict[str, Tensor]) -> list[SampleRow]:
+def _npz(**arrays: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _filled(rows: Sequence[SampleRow], values: dict[str, Tensor]) -> list[SampleRow]:
     columns = {name: column.double().cpu().tolist() for name, column in values.items()}
     return [
         row.model_copy(update={"values": {name: column[i] for name, column in columns.items()}})

@@ -7,13 +7,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from loricate.core.defense import InputDefense
 from loricate.core.family import EditSettings, Family
 from loricate.core.generators import sample_seeds
 from loricate.core.objective import Objective
 from loricate.core.shapes import Images, PerSample
 from loricate.core.surface import Surface
 from loricate.surfaces.defended import defended
-from loricate.core.defense import InputDefense
 
 __all__ = ["FeatureSpace", "Pictures", "Subject"]
 
@@ -53,6 +53,15 @@ class Pictures:
     def head(self, n: int | None) -> "Pictures":
         """The first ``n``."""
         return Pictures(self.images[:n], self.prompts[:n], self.first)
+
+    def only(self, index: int) -> "Pictures":
+        """The picture with one global index."""
+        at = index - self.first
+        return Pictures(self.images[at : at + 1], self.prompts[at : at + 1], index)
+
+    def on(self, device: torch.device) -> "Pictures":
+        """The same pictures on a device."""
+        return Pictures(self.images.to(device), self.prompts, self.first)
 
     def chunks(self, size: int) -> list["Pictures"]:
         """Fixed batches, so that a picture always meets the same batch mates."""
@@ -100,7 +109,9 @@ class Subject:
         return defended(self.family.autoencoder(), self.defenses)(images, seeds).clamp(0, 1)
 
     @torch.no_grad()
-    def edits(self, pictures: Pictures, images: Images, settings: EditSettings, seed: int) -> Images:
+    def edits(
+        self, pictures: Pictures, images: Images, settings: EditSettings, seed: int
+    ) -> Images:
         """Edits of variants of some pictures, with the scoring noise of those pictures."""
         seeds = sample_seeds(seed, pictures.indices, "scored-edit")
         return defended(self.family.edit(pictures.prompts, settings), self.defenses)(images, seeds)

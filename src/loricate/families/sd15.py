@@ -3,17 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Self, final
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from loricate.basics.errors import PrerequisiteError, ShapeError
 from loricate.core.domain import PIXELS, Domain
@@ -21,8 +14,13 @@ from loricate.core.family import EditSettings, Family
 from loricate.core.generators import Seeds, generators
 from loricate.core.shapes import Batch, Images
 from loricate.core.surface import Surface
-from loricate.families._tiny import tiny_tokenizer
+from loricate.families._quiet import quiet
 from loricate.surfaces.module import ModuleSurface
+
+with quiet():  # diffusers asks for torchvision when it is first imported, and does not need it
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    from loricate.families._tiny import tiny_pipeline
 
 __all__ = ["SD15"]
 
@@ -41,48 +39,60 @@ class SD15(Family):
         self.pipe = pipe
         for module in (pipe.vae, pipe.unet, pipe.text_encoder):
             module.requires_grad_(False).eval()
+        pipe.set_progress_bar_config(disable=True)
         self._scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
 
     @classmethod
     def load(cls, source: str | Path, *, device: str = "cpu") -> Self:
-        options: dict[str, Any] = {"torch_dtype": torch.float32, "safety_checker": None}
+        """The pipeline of a folder, a single file or a hub id.
+
+        Args:
+            source: Where it comes from; safetensors only.
+            device: Where it goes.
+
+        Returns:
+            The family, frozen and in float32.
+
+        Raises:
+            PrerequisiteError: There is no such pipeline.
+        """
+        _require_pipeline_if_local(Path(source))
         try:
-            if Path(source).suffix == ".safetensors":
-                pipe = StableDiffusionPipeline.from_single_file(str(source), **options)
-            else:
-                pipe = StableDiffusionPipeline.from_pretrained(
-                    str(source), use_safetensors=True, requires_safety_checker=False, **options
-                )
+            with quiet():
+                # Half precision is how weights are shipped, not how they are attacked.
+                pipe = _load(source).to(device, torch.float32)
         except (OSError, ValueError) as error:
-            raise PrerequisiteError(
-                f"a Stable Diffusion 1.x pipeline at {str(source)!r} ({error})",
-                remedy="give a diffusers folder, a .safetensors file or a hub id you can reach",
-            ) from error
-        pipe.set_progress_bar_config(disable=True)
-        return cls(pipe.to(device))
+            raise _no_pipeline(source, str(error)) from error
+        return cls(pipe)
 
     @classmethod
     def tiny(cls) -> Self:
+        """Random weights, 32 x 32 pictures; the same every time."""
         torch_state = torch.random.get_rng_state()
         torch.manual_seed(0)
         try:
-            return cls(_tiny_pipeline())
+            return cls(tiny_pipeline())
         finally:
             torch.random.set_rng_state(torch_state)
 
     def with_vae(self, vae: nn.Module) -> Self:
-        return type(self)(StableDiffusionPipeline(**{**self.pipe.components, "vae": vae}, requires_safety_checker=False))
+        """The same pipeline around another autoencoder, which is frozen too."""
+        parts = self.pipe.components | {"vae": vae}
+        return type(self)(StableDiffusionPipeline(**parts, requires_safety_checker=False))
 
     @property
     def vae(self) -> nn.Module:
+        """The autoencoder."""
         return self.pipe.vae
 
     @property
     def image_size(self) -> int:
+        """Height and width the denoiser was trained for."""
         return int(self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor)
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return torch.device(self.pipe.device)
 
     @property
@@ -90,19 +100,24 @@ class SD15(Family):
         return float(self.pipe.vae.config.scaling_factor)
 
     def vae_encoder(self) -> Surface:
+        """Pixels to scaled posterior means."""
         return ModuleSurface(self._encode)
 
     def vae_posterior(self) -> Surface:
+        """Pixels to posterior mean and standard deviation, along the channels."""
         return ModuleSurface(self._posterior)
 
     def autoencoder(self) -> Surface:
+        """Pixels to reconstructed pixels, not clipped."""
         return ModuleSurface(lambda x: self._decode(self._encode(x)))
 
     def edit(self, prompts: Sequence[str], settings: EditSettings) -> Surface:
+        """Image-to-image with one prompt a sample."""
         with torch.no_grad():
             return EditSurface(self, self._condition(prompts, settings), settings)
 
     def denoiser_features(self, latents: Tensor) -> Tensor:
+        """Output of the first residual block, at timestep 0."""
         unet = self.pipe.unet
         # At timestep 0: the anchor compares clean latents.
         time = unet.time_embedding(unet.time_proj(latents.new_zeros(len(latents))))
@@ -111,6 +126,7 @@ class SD15(Family):
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Seeds, settings: EditSettings) -> Images:
+        """Pictures from prompts alone, by DDIM without added noise."""
         shape = (self.pipe.unet.config.in_channels, *[self.pipe.unet.config.sample_size] * 2)
         z = self._noise(shape, seeds)
         condition = self._condition(prompts, settings)
@@ -188,6 +204,7 @@ class EditSurface(Surface):
     is_random = True
 
     def __call__(self, x: Batch, seeds: Seeds) -> Tensor:
+        """Edited pictures in [0, 1]."""
         family, settings = self.family, self.settings
         z = family._encode(x)
         first = settings.num_inference_steps - int(settings.num_inference_steps * settings.strength)
@@ -209,46 +226,27 @@ def _require_rgb(x: Batch, factor: int) -> None:
         )
 
 
-def _tiny_pipeline() -> StableDiffusionPipeline:
-    vae = AutoencoderKL(
-        sample_size=32,
-        block_out_channels=[4, 8],
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=2,
+def _load(source: str | Path) -> StableDiffusionPipeline:
+    if Path(source).suffix == ".safetensors":
+        return StableDiffusionPipeline.from_single_file(str(source), safety_checker=None)
+    return StableDiffusionPipeline.from_pretrained(
+        str(source), use_safetensors=True, safety_checker=None, requires_safety_checker=False
     )
-    tokenizer: CLIPTokenizer = tiny_tokenizer()
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=16,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+
+
+def _require_pipeline_if_local(path: Path) -> None:
+    """Refuse what is plainly a path but no pipeline, before a hub is asked about it."""
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        raise _no_pipeline(path, "the folder has no model_index.json")
+    is_plainly_a_path = (
+        path.is_absolute() or path.suffix == ".safetensors" or path.parts[:1] == ("..",)
     )
-    unet = UNet2DConditionModel(
-        sample_size=16,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=[8, 16],
-        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
-        up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
-        layers_per_block=1,
-        cross_attention_dim=16,
-        attention_head_dim=4,
-        norm_num_groups=4,
-    )
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=CLIPTextModel(text),
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+    if is_plainly_a_path and not path.exists():
+        raise _no_pipeline(path, "there is nothing")
+
+
+def _no_pipeline(source: str | Path, why: str) -> PrerequisiteError:
+    return PrerequisiteError(
+        f"a Stable Diffusion 1.x pipeline at {str(source)!r} ({why})",
+        remedy="give a diffusers folder, a .safetensors file or a hub id you can reach",
     )

@@ -1,9 +1,10 @@
 """What a user takes away: adapter folder, merged autoencoder, and proof that they agree."""
 
 from pathlib import Path
+from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loricate.adapters.adapter import Adapter
 from loricate.adapters.formats.merged import Merged
@@ -15,39 +16,57 @@ from loricate.integrity.digest import digest
 from loricate.records.schema import Integrity
 from loricate.surfaces.attach import Attached, merged_copy
 
-__all__ = ["ADAPTER", "MERGED", "WEIGHTS_CHECKED", "write_artifacts"]
+__all__ = ["ADAPTER", "MERGED", "verify", "write_artifacts"]
 
-ADAPTER = "adapter"
-MERGED = "vae"
-WEIGHTS_CHECKED = 16
+ADAPTER: Final = "adapter"
+MERGED: Final = "vae"
+_PICTURES_CHECKED: Final = 16
 
 
-@torch.no_grad()
-def write_artifacts(
-    out: Path, base: Path, family: Family, attached: Attached, before: str, images: Images
-) -> Integrity:
-    """Write adapter and merged autoencoder, and compare both with what was trained.
+def write_artifacts(out: Path, base: Path, family: Family, attached: Attached) -> nn.Module:
+    """Write the adapter folder and the merged autoencoder.
 
     Args:
         out: Run folder.
-        base: Folder of the base pipeline; a merged copy needs one.
-        family: The pipeline with the adapter attached; it is taken off at the end.
+        base: What the pipeline was loaded from.
+        family: The pipeline with the adapter attached.
         attached: The adapter.
-        before: Digest of the base before training.
+
+    Returns:
+        The merged autoencoder, as it was read back from its folder.
+    """
+    adapter = attached.adapter("vae")
+    PEFT(component="vae").write(adapter, out / ADAPTER)
+    model: Any = type(family.vae)
+    if base.is_dir():
+        Merged(base=base, component="vae", dtype="float32").write(adapter, out / MERGED)
+    else:
+        merged: Any = merged_copy(attached)
+        merged.save_pretrained(out / MERGED)
+    read_back: nn.Module = model.from_pretrained(out / MERGED).to(family.device)
+    return read_back
+
+
+@torch.no_grad()
+def verify(
+    family: Family, attached: Attached, merged: nn.Module, before: str, images: Images
+) -> Integrity:
+    """Compare base, attached and merged model, and take the adapter off.
+
+    Args:
+        family: The pipeline with the adapter attached.
+        attached: The adapter.
+        merged: The autoencoder with the adapter written into its weights.
+        before: Digest of the base's autoencoder before anything was attached.
         images: Pictures the outputs are compared on.
 
     Returns:
         What was found.
     """
+    images = images[:_PICTURES_CHECKED]
     adapter = attached.adapter("vae")
-    PEFT(component="vae").write(adapter, out / ADAPTER)
-    if base.is_dir():
-        Merged(base=base, component="vae", dtype="float32").write(adapter, out / MERGED)
-        merged = family.with_vae(type(family.vae).from_pretrained(out / MERGED))  # type: ignore[attr-defined]
-    else:
-        merged = family.with_vae(merged_copy(attached))
     with_adapter = _outputs(family, images)
-    difference = (_outputs(merged, images) - with_adapter).abs().max() / with_adapter.abs().max()
+    difference = (_outputs(family.with_vae(merged), images) - with_adapter).abs().max()
     with attached.off():
         off = _outputs(family, images)
     attached.detach()
@@ -55,7 +74,7 @@ def write_artifacts(
         base_digest_before=before,
         base_digest_after=digest(family.vae.state_dict()),
         gain_zero_identical=bool(torch.equal(off, _outputs(family, images))),
-        merged_max_difference=float(difference),
+        merged_max_difference=float(difference / with_adapter.abs().max()),
         adapter_digest=digest(_factors(adapter)),
     )
 

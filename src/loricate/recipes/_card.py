@@ -9,7 +9,13 @@ from loricate.records.schema import Aggregate, RunRecord
 
 __all__ = ["write_card"]
 
-_SHOWN = (Metrics.ATTACK_SUCCESS, Metrics.LATENT_DRIFT, Metrics.PSNR, Metrics.EDIT_SSIM, Metrics.ALIGNMENT)
+_SHOWN = (
+    Metrics.ATTACK_SUCCESS,
+    Metrics.LATENT_DRIFT,
+    Metrics.PSNR,
+    Metrics.EDIT_SSIM,
+    Metrics.ALIGNMENT,
+)
 
 
 def write_card(out: Path, record: RunRecord) -> None:
@@ -31,14 +37,14 @@ def write_card(out: Path, record: RunRecord) -> None:
         f"Verdict: **{record.verdict.status}**" + (" (quick run)" if record.quick else ""),
         _criteria(record),
         _numbers(record),
-        "Printed by `loricate harden`; every figure is in `record.json`, pictures in `report.html`.",
+        "Every figure comes from `record.json`; pictures are in `report.html`.",
     ]
     write_atomically(out / "README.md", "\n\n".join(parts).encode() + b"\n")
 
 
 def _criteria(record: RunRecord) -> str:
     rows = [
-        f"| {c.requirement} | {'' if c.measured is None else f'{c.measured:.3g}'} | {_word(c.passed)} |"
+        f"| {c.requirement} | {_number(c.measured)} | {_word(c.passed)} |"
         for c in record.verdict.criteria
     ]
     return "\n".join(["| requirement | measured | met |", "|---|---|---|", *rows])
@@ -57,8 +63,20 @@ def _numbers(record: RunRecord) -> str:
 
 def _row(a: Aggregate) -> str:
     interval = f"{a.low:.3f} to {a.high:.3f}"
-    cells = (a.subject, a.attack, epsilon_text(a.epsilon), a.metric, f"{a.value:.3f}", interval, a.n)
+    cells = (
+        a.subject,
+        a.attack,
+        epsilon_text(a.epsilon),
+        a.metric,
+        f"{a.value:.3f}",
+        interval,
+        a.n,
+    )
     return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _number(measured: float | None) -> str:
+    return "" if measured is None else f"{measured:.3g}"
 
 
 def _word(passed: bool | None) -> str:

@@ -5,34 +5,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from loricate.attacks.pgd import PGD
+from loricate.attacks.random_noise import RandomNoise
+from loricate.core.balls import Linf
 from loricate.core.generators import sample_seeds
 from loricate.core.shapes import Images
+from loricate.core.threat import ThreatModel
 from loricate.core.training import Observer
 from loricate.evaluation.aggregates import aggregate
 from loricate.evaluation.checks import curve_check, row_checks, transfer_check
-from loricate.evaluation.edit_rule import EditDistance, calibrate
-from loricate.evaluation.plan import Plan, Trial
-from loricate.evaluation.runner import Runner, adversarial_path
+from loricate.evaluation.edit_rule import calibrate
+from loricate.evaluation.plan import Plan
+from loricate.evaluation.runner import Condition, Runner
 from loricate.evaluation.subjects import FeatureSpace, Pictures, Subject
 from loricate.objectives.latent_shift import LatentShift
-from loricate.records.io import RowLog, write_blob
+from loricate.records.io import write_blob
 from loricate.records.names import NO_ATTACK, RANDOM_NOISE
 from loricate.records.schema import Aggregate, Blob, Check, EditRule, SampleRow
 
-__all__ = ["ROWS", "Evidence", "gather"]
+__all__ = ["Evidence", "gather"]
 
-ROWS = "rows.jsonl"
-_ADVERSARIAL = "adversarial"
 _SHOWN = 6
 _AT_THRESHOLD = 3
 _PROBE_STEPS = (5, 25, 50)
 _PROBED = 32
+_TINY = 1e-9
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,9 @@ def gather(
     base = subjects[0]
     pictures = pictures.head(plan.n_images)
     rule = calibrate(base, judge, pictures, plan, seed)
-    log = RowLog(out / ROWS)
-    runner = Runner(plan, pictures, judge, base, rule, log, out / _ADVERSARIAL, seed, observe)
+    runner = Runner(plan, pictures, judge, base, rule, out, seed, observe)
     runner.run(subjects)
-    rows = tuple(log)
+    rows = tuple(runner.log)
     aggregates = aggregate(rows, seed)
     checks = [c for s in subjects for c in row_checks(rows, aggregates, s.name)]
     checks += _probes(subjects, runner)
@@ -93,77 +93,78 @@ def gather(
 def _probes(subjects: Sequence[Subject], runner: Runner) -> list[Check]:
     """Checks that need attacks of their own: more steps, and transfer from the base."""
     pictures = runner.pictures.head(_PROBED)
-    epsilon = float(runner.plan.epsilon)
-    checks, by_steps = [], {}
-    for subject in subjects[:2]:
-        found = {}
-        for steps in _PROBE_STEPS:
-            trial = Trial(attack=PGD(steps=steps), objective=LatentShift(), epsilons=(epsilon,))
-            found[steps] = _attacked(subject, trial, pictures, runner)
-        by_steps[subject.name] = found
-        drifts = {steps: float(drift.mean()) for steps, (_, drift) in found.items()}
-        checks.append(curve_check(subject.name, drifts))
+    found = {
+        subject.name: {steps: _probed(subject, steps, pictures, runner) for steps in _PROBE_STEPS}
+        for subject in subjects[:2]
+    }
+    checks = [
+        curve_check(name, {steps: float(drift.mean()) for steps, (_, drift) in by_steps.items()})
+        for name, by_steps in found.items()
+    ]
     if len(subjects) > 1:
-        attacked, target = subjects[0].name, subjects[1]
-        most = max(_PROBE_STEPS)
-        moved = runner.score(target, pictures, by_steps[attacked][most][0])["latent_drift"]
-        white_box = by_steps[target.name][most][1]
+        base, target = subjects[:2]
+        images, _ = found[base.name][_PROBE_STEPS[-1]]
+        moved = runner.score(target, pictures, images)["latent_drift"]
+        _, white_box = found[target.name][_PROBE_STEPS[-1]]
         checks.append(transfer_check(target.name, moved.tolist(), white_box.tolist()))
     return checks
 
 
-def _attacked(
-    subject: Subject, trial: Trial, pictures: Pictures, runner: Runner
+def _probed(
+    subject: Subject, steps: int, pictures: Pictures, runner: Runner
 ) -> tuple[Images, Tensor]:
-    surface = subject.surface(trial.objective, pictures.prompts, runner.plan.attacked_edit)
+    """Adversarial pictures after so many steps, and the latent drift they cause."""
+    objective, threat = LatentShift(), ThreatModel(ball=Linf(epsilon=runner.plan.epsilon))
+    surface = subject.surface(objective, pictures.prompts, runner.plan.attacked_edit)
     seeds = sample_seeds(runner.seed, pictures.indices, "probe")
-    threat = trial.threat(float(trial.epsilons[0]))
-    result = trial.attack(surface, trial.objective, threat, pictures.images, seeds=seeds)
-    drift = runner.score(subject, pictures, result.adversarial)["latent_drift"]
-    return result.adversarial, drift
+    result = PGD(steps=steps)(surface, objective, threat, pictures.images, seeds=seeds)
+    return result.adversarial, runner.score(subject, pictures, result.adversarial)["latent_drift"]
 
 
 def _rows_of_pictures(subjects: Sequence[Subject], runner: Runner, out: Path) -> list[Blob]:
     """Clean, attacked, magnified difference, and the edits: the strongest attack on each model."""
     if len(subjects) < 2:
         return []
-    base, hardened = subjects[:2]
     pictures = runner.pictures.head(_SHOWN)
+    magnify = 0.5 / max(float(runner.plan.epsilon), _TINY)
+    columns = _columns(subjects[0], subjects[1], pictures, magnify, runner)
+    return [
+        write_blob(
+            out,
+            f"row/{i}/{column}",
+            _png(images[i]),
+            caption=prompt,
+            data={"magnified": magnify} if column == "perturbation" else {},
+        )
+        for i, prompt in enumerate(pictures.prompts)
+        for column, images in columns.items()
+    ]
+
+
+def _columns(
+    base: Subject, hardened: Subject, pictures: Pictures, magnify: float, runner: Runner
+) -> dict[str, Images]:
     on_base, on_hardened = (_strongest(s, pictures, runner) for s in (base, hardened))
-    edits = {
+    return {
+        "clean": pictures.images,
+        "attacked": on_base,
+        "perturbation": (0.5 + magnify * (on_base - pictures.images)).clamp(0, 1),
         "edit_clean_base": _edits(base, pictures, pictures.images, runner),
         "edit_attacked_base": _edits(base, pictures, on_base, runner),
         "edit_attacked_hardened": _edits(hardened, pictures, on_hardened, runner),
     }
-    magnify = 0.5 / float(runner.plan.epsilon)
-    columns = {
-        "clean": pictures.images,
-        "attacked": on_base,
-        "perturbation": (0.5 + magnify * (on_base - pictures.images)).clamp(0, 1),
-        **edits,
-    }
-    blobs = []
-    for i, prompt in enumerate(pictures.prompts):
-        for column, images in columns.items():
-            data = {"magnified": magnify} if column == "perturbation" else {}
-            name = f"row/{i}/{column}"
-            blobs.append(write_blob(out, name, _png(images[i]), caption=prompt, data=data))
-    return blobs
 
 
 def _strongest(subject: Subject, pictures: Pictures, runner: Runner) -> Images:
     """For each picture, the attack that left the least similar edit."""
-    epsilon = float(runner.plan.epsilon)
-    best, lowest = pictures.images.clone(), torch.full((len(pictures),), float("inf"))
+    best = pictures.images.clone()
+    lowest = torch.full((len(pictures),), float("inf"), device=best.device)
     for trial in runner.plan.trials:
-        path = adversarial_path(runner.folder, subject.name, trial, epsilon)
-        if not path.exists() or RANDOM_NOISE in path.name:
+        images = runner.adversarial(subject, Condition.of(trial, runner.plan.epsilon))
+        is_noise = isinstance(trial.attack, RandomNoise)
+        if is_noise or images is None or len(images) < len(pictures):
             continue
-        with np.load(path, allow_pickle=False) as table:
-            levels = table["adversarial"][: len(pictures)]
-        if len(levels) < len(pictures):
-            continue
-        images = torch.from_numpy(levels).permute(0, 3, 1, 2).float() / 255
+        images = images[: len(pictures)]
         similarity = runner.score(subject, pictures, images)["edit_ssim"]
         better = similarity < lowest
         lowest = torch.where(better, similarity, lowest)
@@ -173,29 +174,32 @@ def _strongest(subject: Subject, pictures: Pictures, runner: Runner) -> Images:
 
 def _threshold_pictures(runner: Runner, out: Path) -> list[Blob]:
     """Edits by the base that are just about broken: what the rule's number looks like."""
-    candidates = sorted(
-        _attacked_rows(runner),
-        key=lambda row: abs(row.values["edit_ssim"] - runner.rule.ssim_threshold),
-    )
-    blobs = []
-    for i, row in enumerate(candidates[:_AT_THRESHOLD]):
-        chunk = Pictures(
-            runner.pictures.images[row.sample : row.sample + 1],
-            runner.pictures.prompts[row.sample : row.sample + 1],
-            row.sample,
-        )
-        images = _kept(row.epsilon, row.sample, runner)
-        data = {"ssim": row.values["edit_ssim"], "feature_distance": row.values["edit_feature_distance"]}
-        pair = {
-            "edit_clean": _edits(runner.base, chunk, chunk.images, runner),
-            "edit_attacked": _edits(runner.base, chunk, images, runner),
-        }
-        for column, edited in pair.items():
-            name = f"threshold/{i}/{column}"
-            blobs.append(
-                write_blob(out, name, _png(edited[0]), caption=chunk.prompts[0], data=data)
-            )
-    return blobs
+    limit = min(runner.rule.ssim_threshold, runner.rule.visible_ssim)
+    nearest = sorted(_attacked_rows(runner), key=lambda row: abs(row.values["edit_ssim"] - limit))
+    return [
+        blob
+        for i, row in enumerate(nearest[:_AT_THRESHOLD])
+        for blob in _threshold_pair(f"threshold/{i}", row, runner, out)
+    ]
+
+
+def _threshold_pair(name: str, row: SampleRow, runner: Runner, out: Path) -> list[Blob]:
+    base, picture = runner.base, runner.pictures.only(row.sample)
+    attacked = runner.adversarial(base, Condition.of_row(row))
+    assert attacked is not None  # the rows of a trial are complete only with its pictures
+    at = row.sample - runner.pictures.first
+    data = {
+        "ssim": row.values["edit_ssim"],
+        "feature_distance": row.values["edit_feature_distance"],
+    }
+    pair = {
+        "edit_clean": _edits(base, picture, picture.images, runner),
+        "edit_attacked": _edits(base, picture, attacked[at : at + 1], runner),
+    }
+    return [
+        write_blob(out, f"{name}/{column}", _png(edits[0]), caption=picture.prompts[0], data=data)
+        for column, edits in pair.items()
+    ]
 
 
 def _attacked_rows(runner: Runner) -> list[SampleRow]:
@@ -206,20 +210,6 @@ def _attacked_rows(runner: Runner) -> list[SampleRow]:
         and row.attack not in (NO_ATTACK, RANDOM_NOISE)
         and row.objective == "latent_shift"
     ]
-
-
-def _kept(epsilon: float, sample: int, runner: Runner) -> Images:
-    trial = next(
-        t
-        for t in runner.plan.trials
-        if isinstance(t.objective, LatentShift)
-        and isinstance(t.attack, PGD)
-        and any(abs(float(e) - epsilon) < 1e-9 for e in t.epsilons)
-    )
-    path = adversarial_path(runner.folder, runner.base.name, trial, epsilon)
-    with np.load(path, allow_pickle=False) as table:
-        levels = table["adversarial"][sample : sample + 1]
-    return torch.from_numpy(levels).permute(0, 3, 1, 2).float() / 255
 
 
 def _edits(subject: Subject, pictures: Pictures, images: Images, runner: Runner) -> Images:

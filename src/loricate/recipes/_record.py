@@ -19,8 +19,8 @@ from loricate.evaluation.verdict import Thresholds, decide
 from loricate.lowrank.spectrum import effective_rank, singular_values, stable_rank
 from loricate.recipes._artifacts import ADAPTER, MERGED
 from loricate.recipes._card import write_card
-from loricate.recipes._evidence import ROWS, Evidence
-from loricate.records.io import write_record
+from loricate.recipes._evidence import Evidence
+from loricate.records.io import ROWS_FILE, write_record
 from loricate.records.schema import (
     Environment,
     Integrity,
@@ -77,9 +77,7 @@ def write_run(out: Path, run: Run) -> RunRecord:
     Returns:
         The record.
     """
-    thresholds = Thresholds(
-        epsilon=float(run.plan.epsilon), trained_epsilon=run.trained_epsilon
-    )
+    thresholds = Thresholds(epsilon=float(run.plan.epsilon), trained_epsilon=run.trained_epsilon)
     question = Question(
         aggregates=run.evidence.aggregates, checks=run.evidence.checks, integrity=run.integrity
     )
@@ -100,8 +98,11 @@ def write_run(out: Path, run: Run) -> RunRecord:
         integrity=run.integrity,
         spectra=_spectra(run.base),
         blobs=run.evidence.blobs,
-        outputs={"adapter" if k == ADAPTER else "vae" if k == MERGED else "config": v for k, v in outputs.items()},
-        rows_path=ROWS,
+        outputs={
+            "adapter" if k == ADAPTER else "vae" if k == MERGED else "config": v
+            for k, v in outputs.items()
+        },
+        rows_path=ROWS_FILE,
     )
     write_record(out, record)
     write_card(out, record)

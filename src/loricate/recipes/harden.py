@@ -1,27 +1,27 @@
 """Harden the image input of a Stable Diffusion, and prove what was gained."""
 
 import copy
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
+from typing import Final, TypeVar
 
 from loricate.attacks.random_noise import RandomNoise
-from loricate.basics.errors import ConfigError, ConfigProblem
+from loricate.basics.errors import ConfigError, ConfigProblem, nearest
 from loricate.basics.spec import Natural, Spec, read_spec, to_toml
 from loricate.core.defense import InputDefense
 from loricate.core.family import Family
 from loricate.core.shapes import Images
-from loricate.core.training import Observer, TrainingLog, silent
+from loricate.core.training import Observer, silent
 from loricate.defenses._target import Target, Trained
 from loricate.defenses.adversarial_lora import AdversarialLora
 from loricate.defenses.plain_lora import PlainLora
 from loricate.evaluation.plan import Plan
 from loricate.evaluation.subjects import Subject
 from loricate.integrity.digest import digest
-from loricate.recipes._artifacts import WEIGHTS_CHECKED, write_artifacts
+from loricate.recipes._artifacts import verify, write_artifacts
+from loricate.recipes._clock import Clock
 from loricate.recipes._data import calibration_images, held_out_pictures
 from loricate.recipes._defaults import (
     EPSILON,
@@ -42,7 +42,7 @@ from loricate.surfaces.attach import pristine_copy
 
 __all__ = ["HardenSpec", "harden", "resolve"]
 
-_CHECKPOINTS = "checkpoints"
+_CHECKPOINTS: Final = "checkpoints"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,16 @@ class HardenSpec(Spec):
     seed: Natural = 0
     device: str = "auto"
     quick: bool = False
+
+    def inconsistencies(self) -> Iterable[ConfigProblem]:
+        """Controls that do not exist."""
+        for name in set(self.controls) - set(CONTROLS):
+            yield ConfigProblem(
+                key="controls",
+                expected=f"some of {', '.join(CONTROLS)}",
+                got=name,
+                nearest=nearest(name, CONTROLS),
+            )
 
 
 def resolve(
@@ -105,25 +115,43 @@ def resolve(
         The settings.
 
     Raises:
-        ConfigError: A value does not fit.
+        ConfigError: A value does not fit, or flags contradict each other.
     """
+    if [config is not None, quick, full].count(True) > 1:
+        expected = "at most one of config, quick and full: each stands for a whole plan"
+        raise ConfigError(ConfigProblem(key="config", expected=expected, got="several"))
     spec = read_spec(HardenSpec, config) if config else _defaults(epsilon, quick=quick, full=full)
-    defense = spec.defense
-    schedule = defense.schedule if steps is None else replace(defense.schedule, steps=steps)
-    defense = replace(
-        defense,
-        schedule=schedule,
-        epsilon=defense.epsilon if epsilon is None else epsilon,
-        rank_budget=defense.rank_budget if rank_budget is None else rank_budget,
+    given = {"model": model, "seed": seed, "device": device, "images": images}
+    defense = _over(spec.defense, {"epsilon": epsilon, "rank_budget": rank_budget})
+    schedule = _over(defense.schedule, {"steps": steps})
+    plan = spec.plan if epsilon is None else _judged_at(spec.plan, epsilon)
+    return _over(replace(spec, defense=replace(defense, schedule=schedule), plan=plan), given)
+
+
+S = TypeVar("S", bound=Spec)
+
+
+def _over(spec: S, flags: Mapping[str, object]) -> S:
+    """The spec with the flags that were given."""
+    return replace(spec, **{key: value for key, value in flags.items() if value is not None})
+
+
+def _judged_at(plan: Plan, epsilon: float) -> Plan:
+    """The plan with its radius of the verdict moved, in every trial that is run there."""
+    trials = tuple(
+        replace(trial, epsilons=_moved(trial.epsilons, plan.epsilon, epsilon))
+        for trial in plan.trials
     )
-    return replace(
-        spec,
-        defense=defense,
-        model=model or spec.model,
-        seed=spec.seed if seed is None else seed,
-        device=device or spec.device,
-        images=images or spec.images,
-    )
+    return replace(plan, trials=trials, epsilon=epsilon)
+
+
+def _moved(radii: tuple[float, ...], old: float, new: float) -> tuple[float, ...]:
+    moved = (new if math.isclose(each, old) else each for each in radii)
+    kept: list[float] = []
+    for radius in moved:
+        if not any(math.isclose(radius, each) for each in kept):
+            kept.append(radius)
+    return tuple(kept)
 
 
 def _defaults(epsilon: float | None, *, quick: bool, full: bool) -> HardenSpec:
@@ -155,29 +183,26 @@ def harden(
         ConfigError: ``out`` holds another run, or there are no pictures.
         PrerequisiteError: The model cannot be loaded.
     """
-    claim(out, to_toml(spec), resume=resume)
-    clock = _Clock()
-    path = model_path(spec.model)
+    path, clock = model_path(spec.model), Clock()
     family = load_family(path, spec.device)
-    side = family.image_size
-    images = calibration_images(path, spec.images, side).to(family.device)
-    pictures = held_out_pictures(path, spec.images, side)
+    images = calibration_images(path, spec.images, family.image_size).to(family.device)
+    pictures = held_out_pictures(path, spec.images, family.image_size).on(family.device)
+    # Not before model and pictures are there: a mistyped path must not cost the user the folder.
+    claim(out, to_toml(spec), resume=resume)
     before = digest(family.vae.state_dict())
     with clock("train"):
         trained = _train(spec, family, images, out, observe)
     base = Subject("base", family.with_vae(pristine_copy(trained.attached)))
     hardened = Subject("hardened", family, spec.defenses)
     with clock("controls"):
-        controls = _controls(spec, base, hardened, trained.log, images, out, observe)
+        controls = _Controls(spec, base, hardened, images, out, observe).build(trained)
     judge = judge_of(path, spec.judge, base.family)
+    subjects = (base, hardened, *controls)
     with clock("evaluate"):
-        subjects = (base, hardened, *controls)
         evidence = gather(
             subjects, judge, pictures, spec.plan, out, seed=spec.seed, observe=observe
         )
-    integrity = write_artifacts(
-        out, path, family, trained.attached, before, pictures.images[:WEIGHTS_CHECKED]
-    )
+    merged = write_artifacts(out, path, family, trained.attached)
     run = Run(
         kind="harden",
         spec=spec,
@@ -188,7 +213,7 @@ def harden(
         base=base.family,
         trained_epsilon=float(spec.defense.epsilon),
         log=trained.log,
-        integrity=integrity,
+        integrity=verify(family, trained.attached, merged, before, pictures.images),
         quick=spec.quick,
     )
     return write_run(out, run)
@@ -207,67 +232,49 @@ def _train(
     )
 
 
-def _controls(
-    spec: HardenSpec,
-    base: Subject,
-    hardened: Subject,
-    log: TrainingLog,
-    images: Images,
-    out: Path,
-    observe: Observer,
-) -> list[Subject]:
-    """Subjects of equal compute or equal cost, which say what the attack in training was worth."""
-    ranks = {row.module: row.end for row in log.ranks}
-    built = []
-    for name in spec.controls:
-        vae = copy.deepcopy(base.family.vae)
-        twin = base.family.with_vae(vae)
-        checkpoint = out / _CHECKPOINTS / f"{name}.safetensors"
+@dataclass(frozen=True)
+class _Controls:
+    """Subjects of equal compute or equal cost: what was the attack in training worth?"""
+
+    spec: HardenSpec
+    base: Subject
+    hardened: Subject
+    images: Images
+    out: Path
+    observe: Observer
+
+    def build(self, trained: Trained) -> list[Subject]:
+        """Every control that was asked for."""
+        ranks = {row.module: row.end for row in trained.log.ranks}
+        return [Subject(name, self._family(name, ranks)) for name in self.spec.controls]
+
+    def _family(self, name: str, ranks: Mapping[str, int]) -> Family:
+        base = self.base.family
         if name == "control_truncation":
-            twin = twin.with_vae(truncation_of_cost(base, hardened, images))
-        else:
-            _train_control(spec, name, twin, ranks, images, checkpoint, observe)
-        built.append(Subject(name, twin))
-    return built
+            return base.with_vae(truncation_of_cost(self.base, self.hardened, self.images))
+        twin = base.with_vae(copy.deepcopy(base.vae))
+        trainer, target = self._training(name, twin, ranks)
+        trainer.train(
+            target,
+            self.images,
+            seed=self.spec.seed,
+            observe=self.observe,
+            checkpoint=self.out / _CHECKPOINTS / f"{name}.safetensors",
+            phase=name,
+        )
+        return twin
 
-
-def _train_control(
-    spec: HardenSpec,
-    name: str,
-    twin: Family,
-    ranks: dict[str, int],
-    images: Images,
-    checkpoint: Path,
-    observe: Observer,
-) -> None:
-    schedule, budget = spec.defense.schedule, spec.defense.rank_budget
-    prefixes = twin.encoder_prefixes
-    adaptive = Target(twin.vae, twin.vae_posterior(), prefixes, ranks)
-    match name:
-        case "control_plain":
-            trainer: PlainLora | AdversarialLora = PlainLora(rank_budget=budget, schedule=schedule)
-            target = replace(adaptive, surface=twin.autoencoder())
-        case "control_noise":
-            trainer, target = replace(spec.defense, inner=RandomNoise()), adaptive
-        case "control_full":
-            trainer, target = spec.defense, replace(adaptive, ranks=None, is_dense=True)
-        case _:
-            raise ConfigError(
-                ConfigProblem(key="controls", expected=f"one of {', '.join(CONTROLS)}", got=name)
-            )
-    trainer.train(
-        target, images, seed=spec.seed, observe=observe, checkpoint=checkpoint, phase=name
-    )
-
-
-class _Clock:
-    """Seconds by phase."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        self.seconds[phase] = time.monotonic() - start
+    def _training(
+        self, name: str, twin: Family, ranks: Mapping[str, int]
+    ) -> tuple[PlainLora | AdversarialLora, Target]:
+        defense = self.spec.defense
+        target = Target(twin.vae, twin.vae_posterior(), twin.encoder_prefixes, ranks)
+        match name:
+            case "control_plain":
+                plain = PlainLora(rank_budget=defense.rank_budget, schedule=defense.schedule)
+                return plain, replace(target, surface=twin.autoencoder())
+            case "control_noise":
+                return replace(defense, inner=RandomNoise()), target
+            case "control_full":
+                return defense, replace(target, ranks=None, is_dense=True)
+        raise AssertionError(f"the spec let {name!r} pass as a control")

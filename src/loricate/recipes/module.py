@@ -98,11 +98,9 @@ def harden_module(
     module.eval()
     try:
         chosen = spec or default_spec(epsilon=epsilon, steps=steps, max_drift=max_drift)
-        ranks = {path: rank for path in target_layers(module)}
+        ranks = dict.fromkeys(target_layers(module), rank)
         target = Target(module, ModuleSurface(module), ranks=ranks)
-        trained = chosen.train(
-            target, images, seed=seed, observe=observe, checkpoint=checkpoint
-        )
+        trained = chosen.train(target, images, seed=seed, observe=observe, checkpoint=checkpoint)
     finally:
         module.train(was_training)
         for name, parameter in module.named_parameters():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from loricate.adapters.adapter import Adapter, Target, Update
-from loricate.basics.errors import ConfigError, ConfigProblem
+from loricate.basics.errors import ConfigError, ConfigProblem, ShapeError, nearest
 from loricate.basics.seeds import derive_seed
 from loricate.lowrank.factors import LowRank
 
@@ -199,9 +199,7 @@ def target_layers(module: nn.Module, prefixes: tuple[str, ...] = ("",)) -> dict[
     }
     if not layers:
         expected = f"a module with Linear or Conv2d layers below {', '.join(prefixes)!r}"
-        raise ConfigError(
-            ConfigProblem(key="module", expected=expected, got=type(module).__name__)
-        )
+        raise ConfigError(ConfigProblem(key="module", expected=expected, got=type(module).__name__))
     return layers
 
 
@@ -262,14 +260,37 @@ def load(module: nn.Module, adapter: Adapter, component: str = "model") -> Attac
 
     Returns:
         The updates, frozen.
+
+    Raises:
+        ConfigError: The adapter has nothing for the component, or names a layer it lacks.
+        ShapeError: A layer has another shape than its update.
     """
+    layers = target_layers(module)
+    wanted = adapter.modules(component)
+    if not wanted:
+        expected = f"an adapter with updates for {component!r}"
+        raise ConfigError(ConfigProblem(key="adapter", expected=expected, got=adapter.components))
+    for path, update in wanted.items():
+        _require_fit(path, update, layers)
     updates = {}
-    for path, update in adapter.modules(component).items():
+    for path, update in wanted.items():
         factors = update.factors.baked()
         a, b = (torch.as_tensor(f) for f in (factors.A, factors.B))
         updates[path] = _register(module, path, a, b)
         updates[path].requires_grad_(False)
     return Attached(module, updates)
+
+
+def _require_fit(path: str, update: Update, layers: Mapping[str, Layer]) -> None:
+    if path not in layers:
+        close = nearest(path, layers)
+        problem = ConfigProblem(
+            key="adapter", expected="a layer of the model", got=path, nearest=close
+        )
+        raise ConfigError(problem)
+    shape = tuple(layers[path].weight.shape)
+    if shape != update.weight_shape:
+        raise ShapeError(f"an update of shape {shape}", update.weight_shape, where=path)
 
 
 def _register(module: nn.Module, path: str, a: Tensor, b: Tensor) -> LowRankUpdate:
@@ -282,6 +303,9 @@ def _register(module: nn.Module, path: str, a: Tensor, b: Tensor) -> LowRankUpda
 
 
 def _remove(layer: nn.Module, *, keep: bool) -> None:
+    # Copies of a layer share its parametrized class, which torch edits when it takes one off.
+    shared = type(layer)
+    layer.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
     parametrize.remove_parametrizations(layer, "weight", leave_parametrized=keep)
     # Taking a parametrization off moves the weight behind the bias; put the order back.
     for name in [name for name in layer._parameters if name != "weight"]:
