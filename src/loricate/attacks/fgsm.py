@@ -27,6 +27,7 @@ class FGSM(Attack):
     step_share: Length = 1.25
 
     def perturb(self, x: Batch, problem: Problem) -> Batch:
+        """Where the step leads."""
         start = problem.start(0)
         _, gradient = problem.value_and_grad(start)
         length = self.step_share * float(problem.ball.epsilon)

@@ -20,7 +20,7 @@ def substitute(real: Tensor, surrogate: Tensor) -> Tensor:
 
     Source: Athalye et al. 2018 [athalye2018], section 4.1.
     """
-    return cast(Tensor, _Substitute.apply(real, surrogate))
+    return cast(Tensor, _Substitute.apply(real, surrogate))  # type: ignore[no-untyped-call]
 
 
 class _Substitute(torch.autograd.Function):

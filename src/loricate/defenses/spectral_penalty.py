@@ -21,9 +21,9 @@ _TINY: Final = 1e-12
 class SpectralPenalty(Regularizer):
     """Sum over layers of the squared excess of the update's spectral norm over its limit.
 
-    The limit is a share of the spectral norm of the layer's weight. Norms come from power iteration whose
-    start depends on the shape alone, so equal weights give equal penalties; they are at most the
-    true norms. Zero while every update stays within its limit.
+    The limit is a share of the spectral norm of the layer's weight; zero while every update stays
+    within it. Norms come from power iteration whose start depends on the shape alone, so equal
+    weights give equal penalties; they are at most the true norms.
 
     Args:
         limit: Spectral norm that is free, as a share of the weight's.

@@ -59,4 +59,5 @@ def _gaussian(like: Tensor) -> Tensor:
 def _local_mean(images: Tensor, weights: Tensor) -> Tensor:
     planes = images.flatten(0, 1).unsqueeze(1)
     columns = conv2d(planes, weights.view(1, 1, -1, 1))
-    return conv2d(columns, weights.view(1, 1, 1, -1)).unflatten(0, images.shape[:2])
+    means = conv2d(columns, weights.view(1, 1, 1, -1))
+    return means.view(*images.shape[:2], *means.shape[-2:])

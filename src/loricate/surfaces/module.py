@@ -25,7 +25,7 @@ class ModuleSurface(Surface):
         domain: Where inputs live.
     """
 
-    function: Callable[[Batch], Tensor]
+    function: Callable[[Batch], object]
     domain: Domain = PIXELS
 
     def __call__(self, x: Batch, seeds: Seeds) -> Tensor:

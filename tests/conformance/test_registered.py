@@ -1,0 +1,55 @@
+"""Every registered part keeps the laws of its kind, with nobody listing them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from loricate.basics import registry
+from loricate.basics.spec import Spec
+from loricate.core.attack import Attack
+from loricate.core.defense import InputDefense, Regularizer
+from loricate.core.metric import Metric
+from loricate.core.objective import Objective
+from loricate.testing.conformance import laws
+
+_KINDS = {
+    "attacks": Attack,
+    "objectives": Objective,
+    "defenses": (InputDefense, Regularizer),
+    "metrics": Metric,
+}
+_VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "pgd": [{"steps": 10, "n_restarts": 2}, {"steps": 20, "step_size": 0.1, "decay": False}],
+    "jpeg": [{"bpda": "identity"}],
+    "latent_target": [{"pattern": "gray"}],
+}
+"""Settings that deserve the laws beside the defaults."""
+
+
+def _parts() -> Iterator[tuple[str, Spec]]:
+    for kind, contract in _KINDS.items():
+        for name in registry.names(kind):
+            cls = registry.get(kind, name)
+            if issubclass(cls, contract):
+                for number, fields in enumerate([{}, *_VARIANTS.get(name, [])]):
+                    yield f"{name}{number or ''}", cls(**fields)
+
+
+_CASES = [
+    pytest.param(part, law, id=f"{name}-{law.__name__}")
+    for name, part in _parts()
+    for law in laws(part)
+]
+
+
+@pytest.mark.parametrize(("part", "law"), _CASES)
+def test_law(part: Spec, law) -> None:
+    law(part)
+
+
+def test_kinds_without_laws_are_refused() -> None:
+    with pytest.raises(TypeError):
+        laws(Spec())
