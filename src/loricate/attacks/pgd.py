@@ -20,14 +20,15 @@ class PGD(Attack):
 
     Args:
         steps: Gradient steps per restart.
-        step_size: First step length in domain units; ``None`` means 2.5 * epsilon / steps, at
-            least a quarter of epsilon, with ``decay``.
+        step_size: First step length in domain units; ``None`` means 2 * epsilon with ``decay``,
+            2.5 * epsilon / steps without.
         n_restarts: Independent starts; the best result of each sample is kept.
         random_start: Start uniformly in the ball. ``False`` starts at the input, where an
             objective that measures displacement from the clean output has no gradient.
-        decay: Shrink the step linearly to a tenth over the steps.
+        decay: Shrink the step linearly to zero, from crossing the ball to settling in it.
 
-    Source: Madry et al. 2018 [madry2018], section 2.1. Deviates: best iterate, not the last.
+    Source: Madry et al. 2018 [madry2018], section 2.1; the first step is that of Croce & Hein
+    2020 [croce2020], section 3. Deviates: best iterate, not the last.
     """
 
     steps: Count = 40
@@ -50,5 +51,6 @@ class PGD(Attack):
         return best.x
 
     def _length(self, step: int, epsilon: float) -> float:
-        first = self.step_size or max(2.5 * epsilon / self.steps, 0.25 * epsilon * self.decay)
-        return first * (1 - 0.9 * step / self.steps) if self.decay else first
+        if self.decay:
+            return (self.step_size or 2 * epsilon) * (1 - step / self.steps)
+        return self.step_size or 2.5 * epsilon / self.steps
