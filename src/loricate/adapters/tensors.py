@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Shaped
 from safetensors.numpy import save_file
 
-from loricate.basics.arrays import Array, dtype_name, to_numpy
+from loricate.basics.arrays import Array, dtype_name, on_cpu, to_numpy
 from loricate.basics.errors import HostileFileError, UnsupportedError
 
 __all__ = ["TensorFile", "TensorInfo", "save_tensors", "staged_folder", "to_storage"]
@@ -163,10 +163,10 @@ def to_storage(array: Array) -> Shaped[np.ndarray, "..."]:
     """The array as contiguous numpy in the same dtype, taken off any device."""
     if isinstance(array, np.ndarray):
         return np.asarray(array, order="C")
-    name = dtype_name(array)
-    dtype = np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
-    # float64 holds every value of the narrower float dtypes, so the detour is exact.
-    return np.asarray(to_numpy(array).astype(dtype), order="C")
+    if dtype_name(array) == "bfloat16":
+        # Which numpy does not know by itself; float64 holds all its values, so the detour is exact.
+        return np.asarray(to_numpy(array).astype(ml_dtypes.bfloat16), order="C")
+    return np.asarray(on_cpu(array), order="C")
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:

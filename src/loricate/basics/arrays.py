@@ -13,6 +13,7 @@ __all__ = [
     "dtype_name",
     "from_numpy",
     "namespace",
+    "on_cpu",
     "require_finite",
     "to_numpy",
     "tolerance",
@@ -119,8 +120,20 @@ def to_numpy(array: Array) -> NDArray[np.float64]:
     Returns:
         A numpy array; it may share memory with a numpy input.
     """
+    return np.asarray(on_cpu(upcast(array)), dtype=np.float64)
+
+
+def on_cpu(array: Array) -> Array:
+    """The array as it is, detached and on the CPU.
+
+    Args:
+        array: An array of any dtype, on any device.
+
+    Returns:
+        An array of the same library; it may share memory with the input.
+    """
     detached = array.detach() if hasattr(array, "detach") else array
-    return np.asarray(array_api_compat.to_device(upcast(detached), "cpu"), dtype=np.float64)
+    return array_api_compat.to_device(detached, "cpu")
 
 
 def from_numpy(values: NDArray[np.float64], like: Array) -> Array:

@@ -40,10 +40,11 @@ class Importance:
             self.spread[path].lerp_(deviation, 1 - _SMOOTHING)
 
     def scores(self) -> dict[str, NDArray[np.float64]]:
-        """Worth of each component, by layer."""
-        return {
-            path: (self.level[path] * self.spread[path]).double().numpy() for path in self.level
-        }
+        """Worth of each component, by layer; its size before the loss has depended on any."""
+        worth = {path: self.level[path] * self.spread[path] for path in self.level}
+        if not any(bool(value.any()) for value in worth.values()):
+            worth = {path: update.sizes().cpu() for path, update in self._updates.items()}
+        return {path: value.double().numpy() for path, value in worth.items()}
 
     def state(self) -> dict[str, Tensor]:
         """Tensors that ``restore`` takes back."""

@@ -1,6 +1,7 @@
 """What training works on, and the unit its losses are measured in."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self, final
 
@@ -21,7 +22,7 @@ from loricate.surfaces.attach import (
     target_layers,
 )
 
-__all__ = ["Reference", "Target", "Trained", "augmented", "start"]
+__all__ = ["Reference", "Target", "Trained", "augmented", "batch_rows", "started"]
 
 _TINY = 1e-12
 _SHIFT = 2
@@ -85,6 +86,22 @@ class Reference:
         return (output - base).flatten(1).pow(2).sum(1) / self.energy
 
 
+def batch_rows(n: int, batch_size: int, *, seed: int, step: int) -> Tensor:
+    """Which pictures a step works on.
+
+    Args:
+        n: Pictures there are.
+        batch_size: Pictures wanted; all where there are fewer.
+        seed: Seed of the training.
+        step: Step of the training.
+
+    Returns:
+        Distinct indices.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, "batch", step))
+    return torch.randperm(n, generator=generator)[:batch_size]
+
+
 def augmented(x: Images, seed: int, step: int) -> Images:
     """Mirrored and shifted by up to two pixels: calibration sets are small."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "augment", step))
@@ -95,19 +112,33 @@ def augmented(x: Images, seed: int, step: int) -> Images:
     return padded[..., rows : rows + x.shape[-2], columns : columns + x.shape[-1]].contiguous()
 
 
-def start(
+@contextmanager
+def started(
     target: Target, budgets: tuple[Budget, Budget], *, seed: int
-) -> tuple[Attached, dict[str, int], tuple[Budget, Budget]]:
+) -> Iterator[tuple[Attached, dict[str, int], tuple[Budget, Budget]]]:
     """Attach untrained updates, with ranks as given or as the spectra of the weights ask.
+
+    They stay on the module after the block, unless it ends in an error.
 
     Args:
         target: Where to.
         budgets: Parameter budget at the start and at the end of the training.
         seed: Seed of the factors.
 
-    Returns:
+    Yields:
         The updates, their ranks, and the budgets: equal ones where ranks are not up for change.
     """
+    attached, ranks, budgets = _start(target, budgets, seed=seed)
+    try:
+        yield attached, ranks, budgets
+    except BaseException:
+        attached.detach()
+        raise
+
+
+def _start(
+    target: Target, budgets: tuple[Budget, Budget], *, seed: int
+) -> tuple[Attached, dict[str, int], tuple[Budget, Budget]]:
     layers = target_layers(target.module, target.prefixes)
     shapes = matrix_shapes(layers)
     if target.is_dense:

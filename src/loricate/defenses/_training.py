@@ -44,12 +44,19 @@ class Schedule(Spec):
     """
 
     steps: Count = 400
-    batch_size: Count = 16
-    learning_rate: Length = 4e-3
+    batch_size: Count = 8
+    learning_rate: Length = 1e-2
     ema: Fraction01 = 0.98
     clip: Length = 1.0
     reallocate_from: Fraction01 = 0.15
     reallocate_until: Fraction01 = 0.6
+
+    @property
+    def shrinking(self) -> tuple[int, int]:
+        """First and last step of re-allocation; the last is always reached."""
+        first = int(self.reallocate_from * self.steps)
+        last = min(int(self.reallocate_until * self.steps), self.steps - 1)
+        return first, max(first, last)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
@@ -170,12 +177,11 @@ class Training:
     def _reallocate(self) -> None:
         """Shrink the budget on a cubic schedule and drop what matters least."""
         start, end = self.budgets
-        first = self.schedule.reallocate_from * self.schedule.steps
-        last = self.schedule.reallocate_until * self.schedule.steps
-        is_due = first <= self.step and (self.step % _LOG_EVERY == 0 or self.step == int(last))
-        if start == end or not is_due or self.step > last + _LOG_EVERY:
+        first, last = self.schedule.shrinking
+        is_due = self.step % _LOG_EVERY == 0 or self.step == last
+        if start == end or not is_due or not first <= self.step <= last:
             return
-        left = max(0.0, 1 - (self.step - first) / max(1.0, last - first))
+        left = 1 - (self.step - first) / max(1, last - first) if self.step < last else 0.0
         fraction = end.fraction + (start.fraction - end.fraction) * left**3
         budget = Budget(fraction=fraction, min_rank=end.min_rank, max_rank=end.max_rank)
         self._drop(budget.from_scores(self.importance.scores(), self.shapes))
@@ -251,8 +257,23 @@ class Training:
         )
 
 
-def identity(spec: Spec, seed: int, images: Images, ranks: Mapping[str, int]) -> str:
-    """Digest of all that decides a training; checkpoints of another are refused."""
-    content = images.detach().cpu().numpy().tobytes()
-    words = json.dumps([to_toml(spec), seed, dict(ranks)], sort_keys=True).encode()
-    return hashlib.sha256(words + hashlib.sha256(content).digest()).hexdigest()
+def identity(
+    spec: Spec, seed: int, images: Images, ranks: Mapping[str, int], attached: Attached
+) -> str:
+    """Digest of all that decides a training; checkpoints of another are refused.
+
+    Args:
+        spec: The defense.
+        seed: Seed of its draws.
+        images: Calibration pictures.
+        ranks: Ranks at the start.
+        attached: Updates on the weights that are trained around.
+
+    Returns:
+        Hexadecimal digest.
+    """
+    words = json.dumps([to_toml(spec), seed, dict(ranks)], sort_keys=True)
+    total = hashlib.sha256(words.encode())
+    for tensor in (images, *attached.base_weights().values()):
+        total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

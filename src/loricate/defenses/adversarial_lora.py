@@ -1,5 +1,6 @@
 """Low-rank adapters trained against an attack, anchored to the frozen base."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from loricate.basics.seeds import derive_seed
 from loricate.basics.spec import Fraction01, PixelLength, Spec, Weight
 from loricate.core.attack import Attack
 from loricate.core.balls import ball
@@ -20,7 +20,7 @@ from loricate.core.shapes import Images, PerSample
 from loricate.core.surface import Surface
 from loricate.core.threat import ThreatModel
 from loricate.core.training import Observer
-from loricate.defenses._target import Reference, Target, Trained, augmented, start
+from loricate.defenses._target import Reference, Target, Trained, augmented, batch_rows, started
 from loricate.defenses._training import Losses, Schedule, Training, identity
 from loricate.lowrank.budget import Budget
 from loricate.surfaces.attach import Attached
@@ -93,19 +93,19 @@ class AdversarialLora(Spec):
         Returns:
             The updates, attached, and the course of the training.
         """
-        attached, ranks, budgets = start(target, self._budgets(), seed=seed)
-        with torch.no_grad(), attached.off():
-            reference = Reference.of(target.surface, images)
-        training = Training(
-            attached=attached,
-            schedule=self.schedule,
-            budgets=budgets,
-            losses=_Step(self, target, attached, images, reference, seed),
-            checkpoint=checkpoint,
-            identity=identity(self, seed, images, ranks),
-            phase=phase,
-        )
-        training.run(observe)
+        with started(target, self._budgets(), seed=seed) as (attached, ranks, budgets):
+            with torch.no_grad(), attached.off():
+                reference = Reference.of(target.surface, images)
+            training = Training(
+                attached=attached,
+                schedule=self.schedule,
+                budgets=budgets,
+                losses=_Step(self, target, attached, images, reference, seed),
+                checkpoint=checkpoint,
+                identity=identity(self, seed, images, ranks, attached),
+                phase=phase,
+            )
+            training.run(observe)
         return Trained(attached, training.log(ranks))
 
     def radius(self, step: int) -> float:
@@ -149,7 +149,9 @@ class _Step:
     seed: int
 
     def __call__(self, step: int, state: dict[str, float]) -> Losses:
-        rows = self._rows(step)
+        rows = batch_rows(
+            len(self.images), self.spec.schedule.batch_size, seed=self.seed, step=step
+        )
         x = augmented(self.images[rows], self.seed, step)
         with torch.no_grad(), self.attached.off():
             base = self.target.surface(x, [0] * len(x))
@@ -168,11 +170,6 @@ class _Step:
             "penalty": penalty,
         }
 
-    def _rows(self, step: int) -> Tensor:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "batch", step))
-        count = min(self.spec.schedule.batch_size, len(self.images))
-        return torch.randperm(len(self.images), generator=generator)[:count]
-
     def _attack(self, x: Images, base: Tensor, step: int, rows: Sequence[int]) -> Images:
         threat = ThreatModel(ball=ball(self.spec.norm, self.spec.radius(step)))
         seeds = sample_seeds(self.seed, rows, "inner", step)
@@ -184,7 +181,7 @@ class _Step:
         seen = 0.9 * state.get("drift", drift) + 0.1 * drift
         excess = (seen**0.5 / max(self.spec.max_drift, _TINY)) - 1
         change = min(1.0, max(-1.0, excess)) * _DUAL_RATE
-        anchor = state.get("anchor", float(self.spec.anchor)) * 2.718281828**change
+        anchor = state.get("anchor", float(self.spec.anchor)) * math.exp(change)
         state["drift"], state["anchor"] = seen, min(max(anchor, 1e-2), 1e3)
         return state["anchor"]
 

@@ -5,14 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
-import torch
 from torch import Tensor
 
-from loricate.basics.seeds import derive_seed
 from loricate.basics.spec import Fraction01, Spec
 from loricate.core.shapes import Images
 from loricate.core.training import Observer
-from loricate.defenses._target import Target, Trained, augmented, start
+from loricate.defenses._target import Target, Trained, augmented, batch_rows, started
 from loricate.defenses._training import Losses, Schedule, Training, identity
 from loricate.lowrank.budget import Budget
 
@@ -61,28 +59,25 @@ class PlainLora(Spec):
             The updates, attached, and the course of the training.
         """
         budget = Budget(fraction=float(self.rank_budget), min_rank=0)
-        attached, ranks, budgets = start(target, (budget, budget), seed=seed)
-        training = Training(
-            attached=attached,
-            schedule=self.schedule,
-            budgets=budgets,
-            losses=self._losses(target, images, seed),
-            checkpoint=checkpoint,
-            identity=identity(self, seed, images, ranks),
-            phase=phase,
-        )
-        training.run(observe)
+        with started(target, (budget, budget), seed=seed) as (attached, ranks, budgets):
+            training = Training(
+                attached=attached,
+                schedule=self.schedule,
+                budgets=budgets,
+                losses=self._losses(target, images, seed),
+                checkpoint=checkpoint,
+                identity=identity(self, seed, images, ranks, attached),
+                phase=phase,
+            )
+            training.run(observe)
         return Trained(attached, training.log(ranks))
 
     def _losses(
         self, target: Target, images: Images, seed: int
     ) -> Callable[[int, dict[str, float]], Losses]:
         def losses(step: int, state: dict[str, float]) -> dict[str, Tensor]:
-            generator = torch.Generator().manual_seed(derive_seed(seed, "batch", step))
-            count = min(self.schedule.batch_size, len(images))
-            x = augmented(
-                images[torch.randperm(len(images), generator=generator)[:count]], seed, step
-            )
+            rows = batch_rows(len(images), self.schedule.batch_size, seed=seed, step=step)
+            x = augmented(images[rows], seed, step)
             error = (target.surface(x, [0] * len(x)) - x).pow(2).mean()
             return {"total": error}
 

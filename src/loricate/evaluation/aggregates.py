@@ -23,7 +23,7 @@ _HIGHER_IS_WORSE = {
     "edit_ssim": False,
     "reconstruction_psnr": False,
 }
-_MEANS = (*(_HIGHER_IS_WORSE.keys() - _RATES), "reconstruction_ssim", "prompt_alignment")
+_MEANS = {*_HIGHER_IS_WORSE, "reconstruction_ssim", "prompt_alignment"} - _RATES.keys()
 
 
 def aggregate(rows: Sequence[SampleRow], seed: int) -> tuple[Aggregate, ...]:

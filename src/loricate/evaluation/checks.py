@@ -1,7 +1,9 @@
 """Sanity flags: signs that an attack failed rather than that a defense worked."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from itertools import pairwise
+from typing import Final, Literal
 
 import numpy as np
 
@@ -12,8 +14,11 @@ __all__ = ["curve_check", "row_checks", "transfer_check"]
 
 Level = Literal["ok", "warning", "error", "skipped"]
 
-_SLACK = 0.02  # of a drift: less than a bootstrap interval of 100 samples resolves
-_ROUNDING = 1e-5
+_SHIFT: Final = "latent_shift"
+_SLACK: Final = 0.02  # of a drift: less than a bootstrap interval of 100 samples resolves
+_MOVED: Final = 0.99
+_ROUNDING: Final = 1e-5
+_TINY: Final = 1e-12
 
 
 def row_checks(
@@ -38,7 +43,7 @@ def row_checks(
     return [
         _zero_gradient(attacked, subject),
         _stationary_start(attacked, subject),
-        _budget(rows, subject),
+        _budget([row for row in rows if row.subject == subject], subject),
         _random_at_least_pgd(own, subject),
         _more_epsilon(own, subject),
     ]
@@ -55,14 +60,11 @@ def transfer_check(subject: str, transferred: Sequence[float], white_box: Sequen
     Returns:
         The check.
     """
-    data = {"transfer": float(np.mean(transferred)), "white_box": float(np.mean(white_box))}
-    return _judged(
-        "transfer_beats_white_box",
-        subject,
-        data["transfer"] <= data["white_box"] * (1 + _SLACK),
-        f"latent drift {data['transfer']:.3f} by transfer, {data['white_box']:.3f} in the white box",
-        data,
-    )
+    moved, own = float(np.mean(transferred)), float(np.mean(white_box))
+    message = f"latent drift {moved:.3f} by transfer, {own:.3f} in the white box"
+    data = {"transfer": moved, "white_box": own}
+    is_fine = moved <= own * (1 + _SLACK)
+    return _judged("transfer_beats_white_box", subject, is_fine, message, data)
 
 
 def curve_check(subject: str, drift_by_steps: Mapping[int, float]) -> Check:
@@ -83,56 +85,73 @@ def curve_check(subject: str, drift_by_steps: Mapping[int, float]) -> Check:
 
 
 def _zero_gradient(rows: Sequence[SampleRow], subject: str) -> Check:
-    first = [row.values["first_gradient"] for row in rows if "first_gradient" in row.values]
-    smallest = min(first, default=float("nan"))
-    message = f"smallest mean absolute gradient at a start: {smallest:.3g}"
-    return _judged("zero_gradient", subject, smallest > 0.0, message, {"smallest": smallest})
+    first = _measured(rows, "first_gradient")
+    is_fine = min(first) > 0.0 if first else None
+    message = f"smallest mean absolute gradient at a start: {min(first, default=math.nan):.3g}"
+    data = {"smallest": min(first)} if first else {}
+    return _judged("zero_gradient", subject, is_fine, message, data)
 
 
 def _stationary_start(rows: Sequence[SampleRow], subject: str) -> Check:
     gains = [row.values["objective"] > row.values["objective_clean"] for row in rows]
-    share = float(np.mean(gains)) if gains else float("nan")
+    share = float(np.mean(gains)) if gains else math.nan
     message = f"{share:.1%} of the attacked samples left the value of the clean input"
-    return _judged("stationary_start", subject, share >= 0.99, message, {"moved": share})
+    is_fine = share >= _MOVED if gains else None
+    data = {"moved": share} if gains else {}
+    return _judged("stationary_start", subject, is_fine, message, data)
 
 
-def _budget(rows: Iterable[SampleRow], subject: str) -> Check:
-    excess = [
-        row.values["delta_size"] - row.epsilon
-        for row in rows
-        if row.subject == subject and "delta_size" in row.values
-    ]
-    worst = max(excess, default=float("nan"))
+def _budget(rows: Sequence[SampleRow], subject: str) -> Check:
+    excess = [row.values["delta_size"] - row.epsilon for row in rows if "delta_size" in row.values]
+    worst = max(excess, default=math.nan)
     message = f"largest perturbation after rounding exceeds its radius by {max(worst, 0.0):.2g}"
-    data = {"excess": worst}
-    return _judged("budget_after_rounding", subject, worst <= _ROUNDING, message, data)
+    is_fine = worst <= _ROUNDING if excess else None
+    data = {"excess": worst} if excess else {}
+    return _judged("budget_after_rounding", subject, is_fine, message, data)
 
 
 def _random_at_least_pgd(drifts: Sequence[Aggregate], subject: str) -> Check:
-    noise = {a.epsilon: a.value for a in drifts if a.attack == RANDOM_NOISE}
-    attack = {a.epsilon: a.value for a in drifts if a.objective == "latent_shift"}
+    noise = _by_epsilon(a for a in drifts if a.attack == RANDOM_NOISE)
+    attack = _by_epsilon(a for a in drifts if a.objective == _SHIFT)
     shared = sorted(noise.keys() & attack.keys())
-    ratios = {f"ratio_{e * 255:g}": attack[e] / max(noise[e], 1e-12) for e in shared}
-    message = "latent drift by attack over noise: " + ", ".join(
-        f"{ratios[f'ratio_{e * 255:g}']:.1f} at {e * 255:g}/255" for e in shared
-    )
+    ratios = {_levels(e): attack[e] / max(noise[e], _TINY) for e in shared}
+    words = ", ".join(f"{ratio:.1f} at {e}/255" for e, ratio in ratios.items())
     is_fine = all(attack[e] > noise[e] for e in shared) if shared else None
-    return _judged("random_at_least_pgd", subject, is_fine, message, ratios)
+    data = {f"ratio_{e}": ratio for e, ratio in ratios.items()}
+    message = f"latent drift by attack over noise: {words or 'not measured'}"
+    return _judged("random_at_least_pgd", subject, is_fine, message, data)
 
 
 def _more_epsilon(drifts: Sequence[Aggregate], subject: str) -> Check:
-    curve = {a.epsilon: a.value for a in drifts if a.objective == "latent_shift"}
-    ordered = [curve[epsilon] for epsilon in sorted(curve)]
-    data = {f"drift_{e * 255:g}": curve[e] for e in sorted(curve)}
-    message = "latent drift by radius: " + ", ".join(
-        f"{curve[e]:.3f} at {e * 255:g}/255" for e in sorted(curve)
-    )
-    is_fine = _rises(ordered) if len(ordered) > 1 else None
+    curve = _by_epsilon(a for a in drifts if a.objective == _SHIFT)
+    words = ", ".join(f"{drift:.3f} at {_levels(e)}/255" for e, drift in curve.items())
+    is_fine = _rises([*curve.values()]) if len(curve) > 1 else None
+    data = {f"drift_{_levels(e)}": drift for e, drift in curve.items()}
+    message = f"latent drift by radius: {words or 'not measured'}"
     return _judged("more_epsilon_not_stronger", subject, is_fine, message, data)
 
 
+def _measured(rows: Iterable[SampleRow], metric: str) -> list[float]:
+    """Values that are there; attacks without gradient measure none."""
+    values = (row.values.get(metric, math.nan) for row in rows)
+    return [value for value in values if not math.isnan(value)]
+
+
+def _by_epsilon(drifts: Iterable[Aggregate]) -> dict[float, float]:
+    """Largest Linf drift of each radius, ascending."""
+    curve: dict[float, float] = {}
+    for a in drifts:
+        if a.norm == "linf":
+            curve[a.epsilon] = max(a.value, curve.get(a.epsilon, -math.inf))
+    return dict(sorted(curve.items()))
+
+
+def _levels(epsilon: float) -> str:
+    return f"{epsilon * 255:g}"
+
+
 def _rises(values: Sequence[float]) -> bool:
-    return all(b >= a * (1 - _SLACK) for a, b in zip(values, values[1:], strict=False))
+    return all(b >= a * (1 - _SLACK) for a, b in pairwise(values))
 
 
 def _judged(

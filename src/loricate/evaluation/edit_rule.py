@@ -1,6 +1,6 @@
 """When an edit counts as broken: decided by benign changes, before any attack is scored."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,51 +64,50 @@ def calibrate(
     Returns:
         The rule: the percentile over equal-norm noise, JPEG and one-pixel shifts together.
     """
+    measured = _benign(base, judge, pictures, plan, seed)
+    feature = np.concatenate([d.feature.numpy() for d in measured.values()])
+    ssim = np.concatenate([d.ssim.numpy() for d in measured.values()])
+    share = float(plan.percentile)
+    return EditRule(
+        feature_threshold=float(np.quantile(feature, share)),
+        ssim_threshold=float(np.quantile(ssim, 1 - share)),
+        visible_ssim=float(plan.visible_ssim),
+        percentile=share,
+        n=len(feature),
+        benign=tuple(_summary(kind, distance, share) for kind, distance in measured.items()),
+    )
+
+
+def _summary(kind: str, distance: EditDistance, share: float) -> BenignChange:
+    return BenignChange(
+        kind=kind,
+        n=len(distance.feature),
+        feature_distance=float(np.quantile(distance.feature.numpy(), share)),
+        ssim=float(np.quantile(distance.ssim.numpy(), 1 - share)),
+    )
+
+
+def _benign(
+    base: Subject, judge: FeatureSpace, pictures: Pictures, plan: Plan, seed: int
+) -> dict[str, EditDistance]:
+    """How far each kind of harmless change takes the edits."""
     changes: dict[str, Callable[[Pictures], Images]] = {
         "random_noise": lambda p: _noisy(p, float(plan.epsilon), seed),
         "jpeg_75": lambda p: JPEG(quality=_JPEG_QUALITY)(p.images, p.indices),
         "shift_1px": lambda p: _shifted(p.images),
     }
-    measured = {
-        kind: _distances(base, judge, pictures, plan, seed, change)
-        for kind, change in changes.items()
-    }
-    feature = np.concatenate([d.feature.numpy() for d in measured.values()])
-    ssim = np.concatenate([d.ssim.numpy() for d in measured.values()])
-    return EditRule(
-        feature_threshold=float(np.quantile(feature, plan.percentile)),
-        ssim_threshold=float(np.quantile(ssim, 1 - plan.percentile)),
-        visible_ssim=float(plan.visible_ssim),
-        percentile=float(plan.percentile),
-        n=len(feature),
-        benign=tuple(
-            BenignChange(
-                kind=kind,
-                n=len(d.feature),
-                feature_distance=float(np.quantile(d.feature.numpy(), plan.percentile)),
-                ssim=float(np.quantile(d.ssim.numpy(), 1 - plan.percentile)),
-            )
-            for kind, d in measured.items()
-        ),
-    )
-
-
-def _distances(
-    base: Subject,
-    judge: FeatureSpace,
-    pictures: Pictures,
-    plan: Plan,
-    seed: int,
-    change: Callable[[Pictures], Images],
-) -> EditDistance:
-    parts = []
+    parts: dict[str, list[EditDistance]] = {kind: [] for kind in changes}
     for chunk in pictures.chunks(plan.batch_size):
         clean = base.edits(chunk, chunk.images, plan.edit, seed)
-        changed = base.edits(chunk, change(chunk), plan.edit, seed)
-        parts.append(EditDistance.between(judge, changed, clean))
-    return EditDistance(
-        torch.cat([p.feature for p in parts]).cpu(), torch.cat([p.ssim for p in parts]).cpu()
-    )
+        for kind, change in changes.items():
+            changed = base.edits(chunk, change(chunk), plan.edit, seed)
+            parts[kind].append(EditDistance.between(judge, changed, clean))
+    return {kind: _joined(found) for kind, found in parts.items()}
+
+
+def _joined(parts: Sequence[EditDistance]) -> EditDistance:
+    feature = torch.cat([part.feature for part in parts])
+    return EditDistance(feature.cpu(), torch.cat([part.ssim for part in parts]).cpu())
 
 
 def _noisy(pictures: Pictures, epsilon: float, seed: int) -> Images:

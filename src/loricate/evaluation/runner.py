@@ -12,75 +12,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loricate.attacks.random_noise import RandomNoise
 from loricate.basics.registry import key_of
 from loricate.core.attack import AttackResult
 from loricate.core.generators import sample_seeds
 from loricate.core.shapes import Images
 from loricate.core.training import Observer
 from loricate.evaluation.edit_rule import EditDistance, broken
-from loricate.evaluation.plan import Plan, Trial
+from loricate.evaluation.plan import Condition, Plan, Trial
 from loricate.evaluation.subjects import FeatureSpace, Pictures, Subject
 from loricate.metrics.latent_drift import LatentDrift
 from loricate.metrics.psnr import PSNR
 from loricate.metrics.ssim import SSIM
 from loricate.records.io import ROWS_FILE, RowLog, write_atomically
-from loricate.records.names import NO_ATTACK
+from loricate.records.names import NO_ATTACK, NO_OBJECTIVE
 from loricate.records.schema import EditRule, SampleRow
 
-__all__ = ["CLEAN", "Condition", "Runner"]
+__all__ = ["Runner"]
 
 _ADVERSARIAL: Final = "adversarial"
 
 
-@dataclass(frozen=True)
-class Condition:
-    """A trial at one radius, in the words of the record.
-
-    Args:
-        surface: What is attacked.
-        attack: Registry key.
-        objective: Registry key; ``none`` where nothing is maximized.
-        epsilon: Radius in pixel units.
-        norm: Norm of the ball.
-    """
-
-    surface: str
-    attack: str
-    objective: str
-    epsilon: float
-    norm: str
-
-    @classmethod
-    def of(cls, trial: Trial, epsilon: float) -> "Condition":
-        """Condition of a trial at one of its radii."""
-        attack = key_of(type(trial.attack))
-        if isinstance(trial.attack, RandomNoise):
-            return cls("pipeline", attack, "none", float(epsilon), trial.norm)
-        objective = key_of(type(trial.objective))
-        return cls(trial.objective.surface_kind, attack, objective, float(epsilon), trial.norm)
-
-    @classmethod
-    def of_row(cls, row: SampleRow) -> "Condition":
-        """Condition a row was measured under."""
-        return cls(row.surface, row.attack, row.objective, row.epsilon, row.norm)
-
-    def row(self, subject: str, sample: int, seed: int) -> SampleRow:
-        """A row without values."""
-        return SampleRow(
-            subject=subject,
-            surface=self.surface,
-            attack=self.attack,
-            objective=self.objective,
-            epsilon=self.epsilon,
-            norm=self.norm,
-            seed=seed,
-            sample=sample,
-            values={},
-        )
-
-
-CLEAN: Final = Condition("pipeline", NO_ATTACK, "none", 0.0, "linf")
+_CLEAN: Final = Condition("pipeline", NO_ATTACK, NO_OBJECTIVE, 0.0, "linf")
 
 
 @dataclass(frozen=True)
@@ -182,7 +134,7 @@ class Runner:
 
     def _clean(self, subject: Subject) -> None:
         for chunk in self.pictures.chunks(self.plan.batch_size):
-            rows = self._rows(subject, CLEAN, chunk)
+            rows = self._rows(subject, _CLEAN, chunk)
             if not self._has(rows):
                 self.log.extend(_filled(rows, self._clean_values(subject, chunk)))
 
@@ -200,7 +152,7 @@ class Runner:
         }
 
     def _attack(self, subject: Subject, trial: Trial, epsilon: float) -> None:
-        condition = Condition.of(trial, epsilon)
+        condition = trial.condition(epsilon)
         chunks = self.pictures.head(trial.n_images).chunks(self.plan.batch_size)
         rows = [self._rows(subject, condition, chunk) for chunk in chunks]
         path = self._path(subject, condition)
@@ -211,7 +163,7 @@ class Runner:
             self._attack_chunk(subject, trial, epsilon, chunk, rows_of_chunk)
             for chunk, rows_of_chunk in zip(chunks, rows, strict=True)
         ]
-        write_atomically(path, _npz(adversarial=np.concatenate(found)))
+        write_atomically(path, _npz(np.concatenate(found)))
 
     def _attack_chunk(
         self,
@@ -275,9 +227,9 @@ def _levels(images: Images) -> NDArray[np.uint8]:
     return np.asarray(levels.cpu().numpy(), dtype=np.uint8)
 
 
-def _npz(**arrays: NDArray[np.uint8]) -> bytes:
+def _npz(adversarial: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, adversarial=adversarial)
     return buffer.getvalue()
 
 

@@ -83,7 +83,8 @@ class SD15(Family):
     @property
     def vae(self) -> nn.Module:
         """The autoencoder."""
-        return self.pipe.vae
+        vae: nn.Module = self.pipe.vae
+        return vae
 
     @property
     def image_size(self) -> int:
@@ -122,7 +123,8 @@ class SD15(Family):
         # At timestep 0: the anchor compares clean latents.
         time = unet.time_embedding(unet.time_proj(latents.new_zeros(len(latents))))
         x = unet.conv_in(latents)
-        return unet.down_blocks[0].resnets[0](x, time)
+        features: Tensor = unet.down_blocks[0].resnets[0](x, time)
+        return features
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Seeds, settings: EditSettings) -> Images:
@@ -134,7 +136,8 @@ class SD15(Family):
 
     def _encode(self, x: Batch) -> Tensor:
         _require_rgb(x, self.pipe.vae_scale_factor)
-        return self.pipe.vae.encode(x * 2 - 1).latent_dist.mean * self._scale
+        mean: Tensor = self.pipe.vae.encode(x * 2 - 1).latent_dist.mean
+        return mean * self._scale
 
     def _posterior(self, x: Batch) -> Tensor:
         _require_rgb(x, self.pipe.vae_scale_factor)
@@ -142,7 +145,8 @@ class SD15(Family):
         return torch.cat([posterior.mean, posterior.std], dim=1) * self._scale
 
     def _decode(self, z: Tensor) -> Images:
-        return self.pipe.vae.decode(z / self._scale).sample / 2 + 0.5
+        sample: Tensor = self.pipe.vae.decode(z / self._scale).sample
+        return sample / 2 + 0.5
 
     def _noise(self, shape: Sequence[int], seeds: Seeds) -> Tensor:
         rows = [torch.randn(tuple(shape), generator=g) for g in generators(seeds, "sampler")]
@@ -163,7 +167,8 @@ class SD15(Family):
             max_length=self.pipe.tokenizer.model_max_length,
             return_tensors="pt",
         )
-        return self.pipe.text_encoder(tokens.input_ids.to(self.pipe.device))[0]
+        hidden: Tensor = self.pipe.text_encoder(tokens.input_ids.to(self.pipe.device))[0]
+        return hidden
 
     def _denoise(self, z: Tensor, condition: Tensor, settings: EditSettings, first: int) -> Tensor:
         """The sampler from its ``first`` step on; DDIM without added noise."""
@@ -174,11 +179,12 @@ class SD15(Family):
         return z
 
     def _predict(self, z: Tensor, timestep: int, condition: Tensor, s: EditSettings) -> Tensor:
-        unet = self.pipe.unet
+        copies = len(condition) // len(z)  # 2 with guidance
+        inputs = torch.cat([z] * copies)
+        output: Tensor = self.pipe.unet(inputs, timestep, encoder_hidden_states=condition).sample
         if s.guidance == 1.0:
-            return unet(z, timestep, encoder_hidden_states=condition).sample
-        both = unet(torch.cat([z, z]), timestep, encoder_hidden_states=condition).sample
-        free, given = both.chunk(2)
+            return output
+        free, given = output.chunk(2)
         return free + s.guidance * (given - free)
 
 

@@ -27,5 +27,5 @@ def digest(tensors: Mapping[str, Array]) -> str:
         stored = to_storage(tensors[name])
         header = json.dumps([name, str(stored.dtype), list(stored.shape)], separators=(",", ":"))
         total.update(len(header).to_bytes(8, "big") + header.encode())
-        total.update(memoryview(stored.reshape(-1).view("u1")))
+        total.update(stored.reshape(-1).view("u1").data)
     return total.hexdigest()

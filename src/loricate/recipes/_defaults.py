@@ -5,7 +5,7 @@ from typing import Literal
 from loricate.attacks.fgsm import FGSM
 from loricate.attacks.pgd import PGD
 from loricate.attacks.random_noise import RandomNoise
-from loricate.basics.quantities import Quantity
+from loricate.basics.quantities import Quantity, parse_pixel_length
 from loricate.core.attack import Attack
 from loricate.core.objective import Objective
 from loricate.defenses._training import Schedule
@@ -21,7 +21,7 @@ __all__ = ["EPSILON", "QUICK_STEPS", "STEPS", "Size", "default_plan", "default_s
 EPSILON = Quantity(16 / 255, "16/255")
 """Radius of the verdict: where the embedded model breaks; the commonest of the literature."""
 
-STEPS = 400
+STEPS = 1000
 QUICK_STEPS = 30
 
 Size = Literal["quick", "standard", "full"]
@@ -31,12 +31,12 @@ _PAIR = ("base", "hardened")
 
 
 def default_spec(
-    *, epsilon: float, steps: int, max_drift: float = 0.05, rank_budget: float = 0.1
+    *, epsilon: float | str, steps: int, max_drift: float = 0.09, rank_budget: float = 0.1
 ) -> AdversarialLora:
     """The training that held best at its clean cost; see the table in the docs."""
     return AdversarialLora(
         inner=FGSM(),
-        epsilon=epsilon,
+        epsilon=epsilon,  # type: ignore[arg-type]
         max_drift=max_drift,
         rank_budget=rank_budget,
         schedule=Schedule(steps=steps),
@@ -63,18 +63,22 @@ def _quick(epsilon: float) -> Plan:
         _trial(PGD(steps=10), LatentShift(), epsilon),
         _trial(PGD(steps=4), EditShift(), epsilon, subjects=_PAIR, n_images=8),
     )
-    return Plan(trials=trials, epsilon=epsilon, n_images=16, batch_size=16)
+    return Plan(
+        trials=trials, epsilon=epsilon, n_images=16, batch_size=16, probe_steps=(2, 5, 10)
+    )
 
 
 def _standard(epsilon: float) -> Plan:
-    others = tuple(e for e in _sweep() if abs(e - epsilon) > 1e-6)
+    others = tuple(e for e in _sweep(epsilon) if abs(e - epsilon) > 1e-6)
     trials = (
-        Trial(attack=RandomNoise(), objective=LatentShift(), epsilons=_sweep()),
+        Trial(attack=RandomNoise(), objective=LatentShift(), epsilons=_sweep(epsilon)),
         _trial(PGD(steps=50, n_restarts=2), LatentShift(), epsilon),
         _trial(PGD(steps=50), LatentTarget(), epsilon),
         Trial(attack=PGD(steps=50), objective=LatentShift(), epsilons=others, subjects=_PAIR),
         _trial(PGD(steps=25), Reconstruction(), epsilon, subjects=_PAIR),
-        _trial(PGD(steps=15), EditShift(), epsilon, subjects=_PAIR, eot_samples=2),
+        _trial(
+            PGD(steps=12), EditShift(), epsilon, subjects=_PAIR, eot_samples=2, n_images=50
+        ),
     )
     return Plan(trials=trials, epsilon=epsilon, n_images=100)
 
@@ -83,12 +87,12 @@ def _full(epsilon: float) -> Plan:
     strong = PGD(steps=100, n_restarts=5)
     objectives: tuple[Objective, ...] = (LatentShift(), LatentTarget(), Reconstruction())
     trials = (
-        Trial(attack=RandomNoise(), objective=LatentShift(), epsilons=_sweep()),
-        *(Trial(attack=strong, objective=o, epsilons=_sweep()) for o in objectives),
+        Trial(attack=RandomNoise(), objective=LatentShift(), epsilons=_sweep(epsilon)),
+        *(Trial(attack=strong, objective=o, epsilons=_sweep(epsilon)) for o in objectives),
         Trial(
             attack=PGD(steps=40, n_restarts=2),
             objective=EditShift(),
-            epsilons=_sweep(),
+            epsilons=_sweep(epsilon),
             eot_samples=4,
         ),
     )
@@ -114,5 +118,7 @@ def _trial(
     )
 
 
-def _sweep() -> tuple[float, ...]:
-    return tuple(Quantity(float(text.split("/")[0]) / 255, text) for text in _SWEEP)
+def _sweep(epsilon: float) -> tuple[float, ...]:
+    """The usual radii, with that of the verdict among them."""
+    usual = [parse_pixel_length(text) for text in _SWEEP]
+    return tuple(sorted([*(e for e in usual if abs(e - epsilon) > 1e-6), epsilon]))

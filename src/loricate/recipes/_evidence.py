@@ -19,8 +19,8 @@ from loricate.core.training import Observer
 from loricate.evaluation.aggregates import aggregate
 from loricate.evaluation.checks import curve_check, row_checks, transfer_check
 from loricate.evaluation.edit_rule import calibrate
-from loricate.evaluation.plan import Plan
-from loricate.evaluation.runner import Condition, Runner
+from loricate.evaluation.plan import Condition, Plan
+from loricate.evaluation.runner import Runner
 from loricate.evaluation.subjects import FeatureSpace, Pictures, Subject
 from loricate.objectives.latent_shift import LatentShift
 from loricate.records.io import write_blob
@@ -31,8 +31,6 @@ __all__ = ["Evidence", "gather"]
 
 _SHOWN = 6
 _AT_THRESHOLD = 3
-_PROBE_STEPS = (5, 25, 50)
-_PROBED = 32
 _TINY = 1e-9
 
 
@@ -92,9 +90,12 @@ def gather(
 
 def _probes(subjects: Sequence[Subject], runner: Runner) -> list[Check]:
     """Checks that need attacks of their own: more steps, and transfer from the base."""
-    pictures = runner.pictures.head(_PROBED)
+    lengths = sorted(runner.plan.probe_steps)
+    if not lengths:
+        return []
+    pictures = runner.pictures.head(runner.plan.n_probed)
     found = {
-        subject.name: {steps: _probed(subject, steps, pictures, runner) for steps in _PROBE_STEPS}
+        subject.name: {steps: _probed(subject, steps, pictures, runner) for steps in lengths}
         for subject in subjects[:2]
     }
     checks = [
@@ -103,9 +104,9 @@ def _probes(subjects: Sequence[Subject], runner: Runner) -> list[Check]:
     ]
     if len(subjects) > 1:
         base, target = subjects[:2]
-        images, _ = found[base.name][_PROBE_STEPS[-1]]
+        images, _ = found[base.name][lengths[-1]]
         moved = runner.score(target, pictures, images)["latent_drift"]
-        _, white_box = found[target.name][_PROBE_STEPS[-1]]
+        _, white_box = found[target.name][lengths[-1]]
         checks.append(transfer_check(target.name, moved.tolist(), white_box.tolist()))
     return checks
 
@@ -160,7 +161,7 @@ def _strongest(subject: Subject, pictures: Pictures, runner: Runner) -> Images:
     best = pictures.images.clone()
     lowest = torch.full((len(pictures),), float("inf"), device=best.device)
     for trial in runner.plan.trials:
-        images = runner.adversarial(subject, Condition.of(trial, runner.plan.epsilon))
+        images = runner.adversarial(subject, trial.condition(runner.plan.epsilon))
         is_noise = isinstance(trial.attack, RandomNoise)
         if is_noise or images is None or len(images) < len(pictures):
             continue

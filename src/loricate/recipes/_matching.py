@@ -1,5 +1,8 @@
 """Spectral truncation at the clean cost of a trained adapter."""
 
+import math
+from typing import Final
+
 import torch
 from torch import nn
 
@@ -10,8 +13,10 @@ from loricate.metrics.latent_drift import LatentDrift
 
 __all__ = ["truncation_of_cost"]
 
-_BISECTIONS = 9
-_PICTURES = 128
+_LEAST: Final = 1e-6
+_MOST: Final = 0.5
+_BISECTIONS: Final = 10
+_PICTURES: Final = 128
 
 
 def truncation_of_cost(base: Subject, hardened: Subject, images: Images) -> nn.Module:
@@ -27,16 +32,17 @@ def truncation_of_cost(base: Subject, hardened: Subject, images: Images) -> nn.M
     """
     images = images[:_PICTURES]
     cost = clean_drift(hardened, base, images)
-    low, high = 0.5, 1.0
-    kept = _truncated(base, high)
+    # Energy left out, on a logarithmic scale: clean costs worth having lie close to none.
+    low, high = _LEAST, _MOST
+    kept = _truncated(base, 1.0)
     for _ in range(_BISECTIONS):
-        energy = (low + high) / 2
-        candidate = _truncated(base, energy)
+        left_out = math.sqrt(low * high)
+        candidate = _truncated(base, 1 - left_out)
         subject = Subject("control_truncation", base.family.with_vae(candidate))
         if clean_drift(subject, base, images) > cost:
-            low = energy
+            high = left_out
         else:
-            high, kept = energy, candidate
+            low, kept = left_out, candidate
     return kept
 
 

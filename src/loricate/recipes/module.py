@@ -1,15 +1,17 @@
 """Harden or attack any torch encoder, without a pipeline around it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import nn
 
 from loricate.adapters.adapter import Adapter
-from loricate.attacks.fgsm import FGSM
 from loricate.attacks.pgd import PGD
+from loricate.basics.errors import ConfigError, ConfigProblem
 from loricate.basics.quantities import parse_pixel_length
 from loricate.core.balls import ball
 from loricate.core.domain import PIXELS
@@ -18,15 +20,15 @@ from loricate.core.shapes import Images
 from loricate.core.threat import ThreatModel
 from loricate.core.training import Observer, TrainingLog, silent
 from loricate.defenses._target import Target
-from loricate.defenses._training import Schedule
 from loricate.defenses.adversarial_lora import AdversarialLora
 from loricate.objectives.latent_shift import LatentShift
+from loricate.recipes._defaults import default_spec
 from loricate.surfaces.attach import Attached, merged_copy, target_layers
 from loricate.surfaces.module import ModuleSurface
 
 __all__ = ["HardenedModule", "attack_module", "harden_module"]
 
-_ATTACK_BATCH = 64
+_ATTACK_BATCH: Final = 64
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def harden_module(
     rank: int = 16,
     steps: int = 400,
     seed: int = 0,
-    max_drift: float = 0.05,
+    max_drift: float = 0.07,
     spec: AdversarialLora | None = None,
     observe: Observer = silent,
     checkpoint: Path | None = None,
@@ -94,17 +96,15 @@ def harden_module(
         ShapeError: The module does not return one row a picture.
     """
     PIXELS.require(images)
-    was_training, flags = module.training, _frozen(module)
-    module.eval()
-    try:
-        chosen = spec or default_spec(epsilon=epsilon, steps=steps, max_drift=max_drift)
-        ranks = dict.fromkeys(target_layers(module), rank)
-        target = Target(module, ModuleSurface(module), ranks=ranks)
+    if rank < 1:
+        raise ConfigError(ConfigProblem(key="rank", expected="an integer of at least 1", got=rank))
+    chosen = spec or default_spec(epsilon=epsilon, steps=steps, max_drift=max_drift)
+    ranks = dict.fromkeys(target_layers(module), rank)
+    target = Target(module, ModuleSurface(module), ranks=ranks)
+    with _frozen(module):
         trained = chosen.train(target, images, seed=seed, observe=observe, checkpoint=checkpoint)
-    finally:
-        module.train(was_training)
-        for name, parameter in module.named_parameters():
-            parameter.requires_grad_(flags.get(name, False))
+    for factor in trained.attached.parameters():
+        factor.requires_grad_(False)
     return HardenedModule(module, trained.attached.adapter(), trained.log, trained.attached)
 
 
@@ -140,45 +140,32 @@ def attack_module(
     PIXELS.require(images)
     attack = PGD(steps=steps, n_restarts=n_restarts)
     threat = ThreatModel(ball=ball(norm, parse_pixel_length(epsilon)))
-    was_training = module.training
-    module.eval()
-    try:
+    surface = ModuleSurface(module)
+    with _frozen(module):
         results = [
-            attack(
-                ModuleSurface(module),
-                LatentShift(),
-                threat,
-                chunk,
-                seeds=sample_seeds(seed, range(first, first + len(chunk))),
-            ).adversarial
-            for first, chunk in _chunks(images)
+            attack(surface, LatentShift(), threat, chunk, seeds=sample_seeds(seed, indices))
+            for indices, chunk in _chunks(images)
         ]
+    return torch.cat([result.adversarial for result in results])
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients for weights inside the block, as it was behind it."""
+    training = {part: part.training for part in module.modules()}
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    module.eval().requires_grad_(False)
+    try:
+        yield
     finally:
-        module.train(was_training)
-    return torch.cat(results)
+        for part, was_training in training.items():
+            part.training = was_training
+        for parameter in trainable:
+            parameter.requires_grad_(True)
 
 
-def default_spec(
-    *, epsilon: float | str, steps: int = 400, max_drift: float = 0.05, rank_budget: float = 0.1
-) -> AdversarialLora:
-    """The training that held best on encoders nobody tuned it for; see the table in the docs."""
-    return AdversarialLora(
-        inner=FGSM(),
-        epsilon=epsilon,  # type: ignore[arg-type]
-        max_drift=max_drift,
-        rank_budget=rank_budget,
-        schedule=Schedule(steps=steps),
-    )
-
-
-def _frozen(module: nn.Module) -> Mapping[str, bool]:
-    flags = {name: p.requires_grad for name, p in module.named_parameters()}
-    module.requires_grad_(False)
-    return flags
-
-
-def _chunks(images: Images) -> list[tuple[int, Images]]:
-    return [
-        (first, images[first : first + _ATTACK_BATCH])
-        for first in range(0, len(images), _ATTACK_BATCH)
-    ]
+def _chunks(images: Images) -> Iterator[tuple[range, Images]]:
+    """Batches with the indices of their pictures."""
+    for first in range(0, len(images), _ATTACK_BATCH):
+        chunk = images[first : first + _ATTACK_BATCH]
+        yield range(first, first + len(chunk)), chunk

@@ -5,6 +5,7 @@ from typing import Final
 __all__ = [
     "CONTROLS",
     "NO_ATTACK",
+    "NO_OBJECTIVE",
     "RANDOM_NOISE",
     "STRONGEST",
     "SUBJECTS",
@@ -18,6 +19,9 @@ SUBJECTS: Final = ("base", "hardened", *CONTROLS)
 
 NO_ATTACK: Final = "none"
 """Attack of an aggregate measured on clean inputs; its epsilon is 0."""
+
+NO_OBJECTIVE: Final = "none"
+"""Objective of clean rows and of noise, which maximizes nothing."""
 
 RANDOM_NOISE: Final = "random_noise"
 """Attack of the equal-norm noise control."""

@@ -59,7 +59,7 @@ class LowRankUpdate(nn.Module):
     @property
     def alive(self) -> Tensor:
         """Which components are not zero."""
-        return (self.b.detach().abs().amax(0) > 0) & (self.a.detach().abs().amax(1) > 0)
+        return self.sizes() > 0
 
     @property
     def n_alive(self) -> int:
@@ -71,6 +71,10 @@ class LowRankUpdate(nn.Module):
         """Trained entries of the components that are not zero."""
         trained = [p for p in (self.a, self.b.T) if p.requires_grad]
         return self.n_alive * sum(p.shape[1] for p in trained)
+
+    def sizes(self) -> Tensor:
+        """Frobenius norm of each component."""
+        return self.b.detach().norm(dim=0) * self.a.detach().norm(dim=1)
 
     def matrix(self) -> Tensor:
         """The update as a matrix, (d_out, d_in), without the gain."""
@@ -132,7 +136,7 @@ class Attached:
             The module.
         """
         for path in self.updates:
-            _remove(self.module.get_submodule(path), keep=False)
+            _remove(_layer(self.module, path), keep=False)
         return self.module
 
     def merge(self) -> nn.Module:
@@ -142,7 +146,7 @@ class Attached:
             The module, with plain layers.
         """
         for path in self.updates:
-            _remove(self.module.get_submodule(path), keep=True)
+            _remove(_layer(self.module, path), keep=True)
         return self.module
 
     @torch.no_grad()
@@ -218,18 +222,20 @@ def attach(module: nn.Module, ranks: Mapping[str, int], *, seed: int) -> Attache
 
     Returns:
         The updates. ``A`` is uniform as PEFT draws it, ``B`` is zero.
+
+    Raises:
+        ConfigError: A layer's weight is computed from something else.
     """
-    updates = {}
+    pairs = {}
     for path, rank in ranks.items():
         if rank == 0:
             continue
-        weight = module.get_submodule(path).weight
         generator = torch.Generator().manual_seed(derive_seed(seed, "attach", path))
-        d_out, d_in = weight.flatten(1).shape
+        d_out, d_in = _layer(module, path).weight.flatten(1).shape
         bound = d_in**-0.5  # kaiming_uniform with a = sqrt(5)
         a = (2 * torch.rand(rank, d_in, generator=generator) - 1) * bound
-        updates[path] = _register(module, path, a, torch.zeros(d_out, rank))
-    return Attached(module, updates)
+        pairs[path] = a, torch.zeros(d_out, rank)
+    return _attached(module, pairs)
 
 
 def attach_dense(module: nn.Module, paths: Iterable[str]) -> Attached:
@@ -242,12 +248,14 @@ def attach_dense(module: nn.Module, paths: Iterable[str]) -> Attached:
     Returns:
         The updates; the left factors are the dense updates, the right ones a frozen identity.
     """
-    updates = {}
+    pairs = {}
     for path in paths:
-        d_out, d_in = module.get_submodule(path).weight.flatten(1).shape
-        updates[path] = _register(module, path, torch.eye(d_in), torch.zeros(d_out, d_in))
-        updates[path].a.requires_grad_(False)
-    return Attached(module, updates)
+        d_out, d_in = _layer(module, path).weight.flatten(1).shape
+        pairs[path] = torch.eye(d_in), torch.zeros(d_out, d_in)
+    attached = _attached(module, pairs)
+    for update in attached.updates.values():
+        update.a.requires_grad_(False)
+    return attached
 
 
 def load(module: nn.Module, adapter: Adapter, component: str = "model") -> Attached:
@@ -272,13 +280,13 @@ def load(module: nn.Module, adapter: Adapter, component: str = "model") -> Attac
         raise ConfigError(ConfigProblem(key="adapter", expected=expected, got=adapter.components))
     for path, update in wanted.items():
         _require_fit(path, update, layers)
-    updates = {}
-    for path, update in wanted.items():
-        factors = update.factors.baked()
-        a, b = (torch.as_tensor(f) for f in (factors.A, factors.B))
-        updates[path] = _register(module, path, a, b)
-        updates[path].requires_grad_(False)
-    return Attached(module, updates)
+    factors = {path: update.factors.baked() for path, update in wanted.items()}
+    attached = _attached(
+        module, {path: (torch.as_tensor(f.A), torch.as_tensor(f.B)) for path, f in factors.items()}
+    )
+    for parameter in attached.parameters():
+        parameter.requires_grad_(False)
+    return attached
 
 
 def _require_fit(path: str, update: Update, layers: Mapping[str, Layer]) -> None:
@@ -293,8 +301,18 @@ def _require_fit(path: str, update: Update, layers: Mapping[str, Layer]) -> None
         raise ShapeError(f"an update of shape {shape}", update.weight_shape, where=path)
 
 
+def _attached(module: nn.Module, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> Attached:
+    """Updates from factors, on every layer or, where one does not allow it, on none."""
+    for path in pairs:
+        layer = _layer(module, path)
+        if parametrize.is_parametrized(layer) or "weight" not in layer._parameters:
+            expected = "a layer whose weight is a plain parameter; take off what computes it"
+            raise ConfigError(ConfigProblem(key="module", expected=expected, got=path))
+    return Attached(module, {path: _register(module, path, *pair) for path, pair in pairs.items()})
+
+
 def _register(module: nn.Module, path: str, a: Tensor, b: Tensor) -> LowRankUpdate:
-    layer = module.get_submodule(path)
+    layer = _layer(module, path)
     weight = layer.weight
     dtype = torch.promote_types(weight.dtype, torch.float32)
     update = LowRankUpdate(a.to(weight.device, dtype), b.to(weight.device, dtype))
@@ -302,14 +320,24 @@ def _register(module: nn.Module, path: str, a: Tensor, b: Tensor) -> LowRankUpda
     return update
 
 
-def _remove(layer: nn.Module, *, keep: bool) -> None:
+def _remove(layer: Layer, *, keep: bool) -> None:
     # Copies of a layer share its parametrized class, which torch edits when it takes one off.
     shared = type(layer)
     layer.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
-    parametrize.remove_parametrizations(layer, "weight", leave_parametrized=keep)
+    merged = layer.weight.detach().clone() if keep else None
+    parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+    if merged is not None:
+        # A new parameter, as another layer or module may hold the old one too.
+        layer.weight = nn.Parameter(merged, requires_grad=layer.weight.requires_grad)
     # Taking a parametrization off moves the weight behind the bias; put the order back.
     for name in [name for name in layer._parameters if name != "weight"]:
         layer._parameters[name] = layer._parameters.pop(name)
+
+
+def _layer(module: nn.Module, path: str) -> Layer:
+    layer = module.get_submodule(path)
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    return layer
 
 
 def _update_of(module: nn.Module, path: str) -> LowRankUpdate:
