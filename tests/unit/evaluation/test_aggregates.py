@@ -1,0 +1,119 @@
+"""Numbers of a record, worked by hand from rows."""
+
+import math
+
+import numpy as np
+import pytest
+
+from loricate.evaluation.aggregates import aggregate, worst_case
+from loricate.evaluation.statistics import bootstrap_mean, wilson
+from loricate.records.schema import SampleRow
+
+_WORST = {
+    "edit_broken": 0.0,
+    "edit_broken_from_base": 0.0,
+    "latent_drift": 0.1,
+    "edit_feature_distance": 0.01,
+    "edit_ssim": 0.95,
+    "reconstruction_psnr": 30.0,
+}
+
+
+def _row(sample: int, attack: str = "pgd", objective: str = "latent_shift", **values) -> SampleRow:
+    place = {"subject": "base", "surface": "vae_encoder", "epsilon": 8 / 255, "seed": 0}
+    return SampleRow(
+        attack=attack, objective=objective, sample=sample, values=_WORST | values, **place
+    )
+
+
+def _find(rows, metric: str, attack: str = "pgd"):
+    [found] = [a for a in aggregate(rows, 0) if (a.metric, a.attack) == (metric, attack)]
+    return found
+
+
+def test_rates_have_wilson_intervals() -> None:
+    rows = [_row(i, edit_broken=float(i < 3)) for i in range(10)]
+    found, expected = _find(rows, "edit_attack_success_rate"), wilson(3, 10)
+    assert (found.value, found.low, found.high) == (0.3, expected.low, expected.high)
+    assert (found.n, found.method, found.level) == (10, "wilson", 0.95)
+
+
+def test_means_have_bootstrap_intervals() -> None:
+    drifts = [0.1, 0.4, 0.2, 0.7]
+    found = _find([_row(i, latent_drift=d) for i, d in enumerate(drifts)], "latent_drift")
+    expected = bootstrap_mean(np.array(drifts), seed=0)
+    assert (found.value, found.low, found.high) == (expected.value, expected.low, expected.high)
+    assert found.value == pytest.approx(0.35)
+    assert (found.surface, found.objective, found.epsilon) == (
+        "vae_encoder",
+        "latent_shift",
+        8 / 255,
+    )
+
+
+def test_bookkeeping_is_no_metric() -> None:
+    rows = [_row(i, objective_clean=0.0, delta_size=0.03, first_gradient=1.0) for i in range(2)]
+    metrics = {a.metric for a in aggregate(rows, 0)}
+    assert metrics == {
+        "edit_attack_success_rate",
+        "edit_broken_from_base_rate",
+        "latent_drift",
+        "edit_feature_distance",
+        "edit_ssim",
+        "reconstruction_psnr",
+    }
+
+
+@pytest.mark.parametrize("unknown", [math.nan, math.inf])
+def test_what_is_not_known_everywhere_has_no_number(unknown: float) -> None:
+    rows = [_row(0, latent_drift=0.2), _row(1, latent_drift=unknown)]
+    assert "latent_drift" not in {a.metric for a in aggregate(rows, 0)}
+
+
+def test_the_worst_case_is_per_sample_and_per_metric() -> None:
+    rows = [
+        _row(0, latent_drift=0.5, edit_ssim=0.9),
+        _row(0, objective="latent_target", latent_drift=0.3, edit_ssim=0.6, edit_broken=1.0),
+        _row(1, latent_drift=0.2, reconstruction_psnr=21.0),
+        _row(1, objective="latent_target", latent_drift=0.6),
+    ]
+    first, second = sorted(worst_case(rows), key=lambda row: row.sample)
+    assert first.values["latent_drift"] == 0.5
+    assert first.values["edit_ssim"] == 0.6
+    assert first.values["edit_broken"] == 1.0
+    assert second.values["latent_drift"] == 0.6
+    assert second.values["reconstruction_psnr"] == 21.0
+    assert {(r.attack, r.objective, r.surface) for r in (first, second)} == {
+        ("strongest", "worst_case", "pipeline")
+    }
+    assert _find(rows, "edit_attack_success_rate", "strongest").value == 0.5
+    assert _find(rows, "latent_drift", "strongest").value == pytest.approx(0.55)
+
+
+def test_noise_and_clean_rows_are_no_attack() -> None:
+    rows = [
+        _row(0, attack="random_noise", objective="none", latent_drift=9.0),
+        _row(0, attack="none", objective="none", latent_drift=9.0),
+    ]
+    assert worst_case(rows) == []
+    assert worst_case([*rows, _row(0)])[0].values["latent_drift"] == 0.1
+
+
+def test_samples_that_one_attack_left_out_keep_the_others_worst() -> None:
+    rows = [_row(0, latent_drift=0.2), _row(1, latent_drift=0.4)]
+    rows.append(_row(0, objective="edit_shift", latent_drift=0.3))
+    found = _find(rows, "latent_drift", "strongest")
+    assert (found.n, found.value) == (2, pytest.approx(0.35))
+
+
+def test_radii_subjects_and_norms_are_kept_apart() -> None:
+    rows = [_row(0), _row(0).model_copy(update={"epsilon": 4 / 255})]
+    rows += [_row(0).model_copy(update={"subject": "hardened"})]
+    rows += [_row(0).model_copy(update={"norm": "l2"})]
+    assert len(worst_case(rows)) == 4
+    keys = [(a.subject, a.epsilon, a.norm, a.attack, a.metric) for a in aggregate(rows, 0)]
+    assert len(keys) == len(set(keys))
+
+
+def test_no_rows_no_numbers() -> None:
+    assert aggregate([], 0) == ()
