@@ -12,6 +12,7 @@ from loricate.core.shapes import Images
 __all__ = ["smooth_jpeg"]
 
 _BLOCK: Final = 8
+_SLOPE: Final = 0.3  # least slope of the rounding; of 0 to 1, attacks get farthest with it
 _TO_YCC: Final = torch.tensor(
     [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]],
     dtype=torch.float64,
@@ -65,6 +66,8 @@ def _quantized(plane: Images, table: Tensor) -> Images:
 
 
 def _soft_round(x: Tensor) -> Tensor:
-    # Flat where a coefficient rounds to itself, steep half way between two levels.
+    # Nearly flat at the levels, steep between them, and continuous: the cubic spans what the
+    # line leaves of each step.
     nearest = x.round().detach()
-    return nearest + (x - nearest) ** 3
+    offset = x - nearest
+    return nearest + _SLOPE * offset + 4 * (1 - _SLOPE) * offset**3

@@ -33,7 +33,8 @@ class JPEG(InputDefense):
         bpda: The backward pass. ``"smooth"`` is that of the same codec with a differentiable
             rounding, ``"identity"`` pretends that nothing happened.
 
-    Source: the smooth rounding of Shin & Song 2017 [shin2017], equation 1.
+    Source: the cubic rounding of Shin & Song 2017 [shin2017]. Deviates: made continuous, with a
+    slope that never vanishes, so that a coefficient rounded to zero can come back.
     """
 
     quality: Annotated[int, Range("an integer from 1 to 95", int, 1, 95)] = 75

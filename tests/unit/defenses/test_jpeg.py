@@ -5,9 +5,16 @@ import pytest
 import torch
 from PIL import Image
 
+from loricate.attacks.pgd import PGD
 from loricate.basics.errors import ConfigError, ShapeError
-from loricate.defenses._smooth_jpeg import smooth_jpeg
+from loricate.core.balls import Linf
+from loricate.core.threat import ThreatModel
+from loricate.defenses._smooth_jpeg import _soft_round, smooth_jpeg
 from loricate.defenses.jpeg import JPEG, _tables
+from loricate.objectives.latent_shift import LatentShift
+from loricate.surfaces.defended import DefendedSurface
+from loricate.surfaces.module import ModuleSurface
+from loricate.testing.surfaces import conv_encoder, pictures
 
 
 def _pictures(rng: np.random.Generator, *shape: int) -> torch.Tensor:
@@ -64,6 +71,27 @@ def test_smooth_backward_is_the_derivative_of_the_smooth_codec(rng) -> None:
     ahead, behind = (smooth_jpeg(x.detach() + s * direction, tables) for s in (step, -step))
     expected = ((ahead - behind) * weights).sum() / (2 * step)
     assert (x.grad * direction).sum().item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_smooth_rounding_meets_rounding_at_the_levels_and_itself_between_them() -> None:
+    x = torch.linspace(-3, 3, 6001, dtype=torch.float64)
+    y = _soft_round(x)
+    assert torch.allclose(y[::1000], torch.arange(-3.0, 4.0, dtype=torch.float64))
+    assert ((y - x).abs() <= 0.5).all()
+    slopes = y.diff() / x.diff()
+    assert (slopes > 0.29).all()
+    assert (slopes < 2.5).all()  # a jump would be as steep as the grid is fine
+
+
+def test_attacks_get_farther_with_the_smooth_codec_than_with_the_identity() -> None:
+    x = pictures(4, size=16)
+    found = []
+    for bpda in ("smooth", "identity"):
+        surface = DefendedSurface(ModuleSurface(conv_encoder()), (JPEG(quality=50, bpda=bpda),))
+        threat = ThreatModel(ball=Linf(epsilon="8/255"))
+        result = PGD(steps=10)(surface, LatentShift(), threat, x, seeds=range(4))
+        found.append(result.value.mean().item())
+    assert found[0] > 1.1 * found[1]
 
 
 def test_luminance_table_at_quality_50_is_the_standards() -> None:
