@@ -59,7 +59,7 @@ class LowRankUpdate(nn.Module):
     @property
     def alive(self) -> Tensor:
         """Which components are not zero."""
-        return self.sizes() > 0
+        return (self.b.detach().abs().amax(0) > 0) & (self.a.detach().abs().amax(1) > 0)
 
     @property
     def n_alive(self) -> int:
@@ -74,7 +74,8 @@ class LowRankUpdate(nn.Module):
 
     def sizes(self) -> Tensor:
         """Frobenius norm of each component."""
-        return self.b.detach().norm(dim=0) * self.a.detach().norm(dim=1)
+        columns, rows = self.b.detach().square().sum(0), self.a.detach().square().sum(1)
+        return (columns * rows).sqrt()
 
     def matrix(self) -> Tensor:
         """The update as a matrix, (d_out, d_in), without the gain."""

@@ -241,5 +241,11 @@ def _low_rank(shape: tuple[int, int], address: str) -> Tensor:
     right = torch.randn(columns, columns, generator=generator, dtype=torch.float64)
     width = min(shape)
     spectrum = 0.3 ** torch.arange(width, dtype=torch.float64)
-    left, right = (torch.linalg.qr(each)[0][:, :width] for each in (left, right))
-    return left * spectrum @ right.mT
+    left, right = (_orthonormal(each)[:, :width] for each in (left, right))
+    matrix: Tensor = left * spectrum @ right.mT
+    return matrix
+
+
+def _orthonormal(matrix: Tensor) -> Tensor:
+    columns: Tensor = torch.linalg.qr(matrix)[0]
+    return columns
