@@ -131,7 +131,7 @@ def write_card(figures: Path, out: Path) -> None:
     leaves = flat(json.loads(figures.read_text()) | {"size": sizes(out)})
     for name, value in leaves.items():
         percent = isinstance(value, float) and name.rpartition(".")[2].startswith("top")
-        text = text.replace(f"{{{{{name}}}}}", f"{100 * value:.0f} %" if percent else str(value))
+        text = text.replace(f"{{{{{name}}}}}", f"{100 * value:.1f} %" if percent else str(value))
     (out / "README.md").write_text(text, encoding="utf-8")
 
 

@@ -25,6 +25,7 @@ from train_vae import drift_under_pgd, held_out_psnr
 
 BUDGETS = (2, 4, 8, 16)
 STEPS, GUIDANCE = 20, 3.0
+GENERATED = ("generated", "generated_held_out")
 STRENGTHS = (0.3, 0.45, 0.6)
 EDITS = (
     "{}, twemoji style",
@@ -117,28 +118,30 @@ def autoencoder_figures(model: Path) -> dict[str, object]:
     return figures
 
 
-def prompt_figures(model: Path, data: str) -> dict[str, object]:
-    """How often judges find the prompt in generated pictures, and in the art itself."""
+def judged_sets(model: Path, data: str) -> dict[str, tuple[Tensor, np.ndarray]]:
+    """Pictures with captions: generated and drawn, of training and of held-out concepts."""
     x, rows = load(data, 48, held_out=False)
-    test_x, test_captions = pictures(model, "test")
-    pool = np.unique(rows["caption"])
+    test = pictures(model, "test")
     chooser = np.random.default_rng(0)
-    captions = chooser.choice(pool, 200, replace=False)
-    held_out = chooser.choice(np.unique(test_captions), 100, replace=False)
-    started = time.monotonic()
-    sets = {"generated": (generate(model, list(captions)), captions)}
-    seconds = time.monotonic() - started
-    sets["generated_held_out"] = (generate(model, list(held_out)), held_out)
+    captions = chooser.choice(np.unique(rows["caption"]), 200, replace=False)
+    held_out = chooser.choice(np.unique(test[1]), 100, replace=False)
     some = chooser.choice(len(x), 200, replace=False)
-    sets["art"] = (x[some, :3] + 1 - x[some, 3:], rows["caption"][some])
-    sets["art_held_out"] = (test_x, test_captions)
     return {
-        **{
-            f"{name}_{judge}": judged(model, judge, *pair, pool)
-            for name, pair in sets.items()
-            for judge in ("judge_independent", "judge")
-        },
-        "seconds_a_picture": round(seconds / len(captions), 3),
+        "generated": (generate(model, list(captions)), captions),
+        "generated_held_out": (generate(model, list(held_out)), held_out),
+        "art": (x[some, :3] + 1 - x[some, 3:], rows["caption"][some]),
+        "art_held_out": test,
+    }
+
+
+def prompt_figures(
+    model: Path, sets: dict[str, tuple[Tensor, np.ndarray]], pool: np.ndarray
+) -> dict[str, object]:
+    """How often judges find the prompt in generated pictures, and in the art itself."""
+    return {
+        f"{name}_{judge}": judged(model, judge, *pair, pool)
+        for name, pair in sets.items()
+        for judge in ("judge_independent", "judge")
     }
 
 
@@ -169,9 +172,14 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, default=Path("build/figures.json"))
     args = parser.parse_args()
     grids(args.model, args.data, args.model / "images")
+    started = time.monotonic()
+    sets = judged_sets(args.model, args.data)
+    seconds = (time.monotonic() - started) / sum(len(sets[name][1]) for name in GENERATED)
+    pool = np.unique(load(args.data, 48, held_out=False)[1]["caption"])
     figures = {
         "autoencoder": autoencoder_figures(args.model),
-        "prompts": prompt_figures(args.model, args.data),
+        "prompts": prompt_figures(args.model, sets, pool),
+        "seconds_a_picture": round(seconds, 3),
     }
     args.figures.write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures, indent=1))
