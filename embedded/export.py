@@ -37,6 +37,14 @@ def stored_in_half(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
+def forget_origin(folder: Path) -> None:
+    """Configs without the local folders they were loaded from."""
+    for path in folder.rglob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("_name_or_path", None):
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def save_vocabulary(tokenizer: Path, out: Path) -> None:
     """The tokenizer with the two files every CLIP loader knows."""
     CLIPTokenizer.from_pretrained(tokenizer).save_pretrained(out)
@@ -109,6 +117,7 @@ def assemble(args: argparse.Namespace) -> None:
     save_pipeline(args.vae, args.text, args.denoiser, args.out)
     save_judge(args.text / "judge", args.text / "tokenizer", args.out / "judge")
     save_judge(args.judge / "judge", args.judge / "tokenizer", args.out / "judge_independent")
+    forget_origin(args.out)
     (args.out / "images").mkdir(exist_ok=True)
     for name, count, held_out in (("calibration", CALIBRATION, False), ("test", TEST, True)):
         rgba, rows = load(args.data, args.size, held_out=held_out)
