@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 
 import torch
-from augment import backgrounds, load, on_background, widen
 from diffusers import AutoencoderKL
+
+from augment import backgrounds, load, on_background, widen
 from train_vae import held_out_psnr, save
 
 FLOOR = 1e-5  # a mean squared error below it, 50 dB, is not worth a gradient
@@ -62,9 +63,27 @@ def train(args: argparse.Namespace) -> None:
         step += 1
         seconds, mark = seconds + time.monotonic() - mark, time.monotonic()
         if step % 250 == 0:
-            print(json.dumps({"step": step, "seconds": round(seconds), "loss": round(float(loss.detach()), 3)}), flush=True)
-            save(checkpoint, {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
-                              "average": average, "seconds": seconds, "generator": generator.get_state()})
+            print(
+                json.dumps(
+                    {
+                        "step": step,
+                        "seconds": round(seconds),
+                        "loss": round(float(loss.detach()), 3),
+                    }
+                ),
+                flush=True,
+            )
+            save(
+                checkpoint,
+                {
+                    "vae": vae.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step,
+                    "average": average,
+                    "seconds": seconds,
+                    "generator": generator.get_state(),
+                },
+            )
             mark = time.monotonic()
     with torch.no_grad():
         for kept, parameter in zip(average, trained, strict=True):

@@ -1,7 +1,7 @@
 """Captioned emoji art for the embedded Stable Diffusion.
 
-Reads the two npm packages (``npm pack`` fetches them when they are absent), keeps the concepts drawn
-in both styles, splits them by concept, and writes one ``.npz`` without pickles.
+Reads the two npm packages (``npm pack`` fetches them when they are absent), keeps the concepts
+drawn in both styles, splits them by concept, and writes one ``.npz`` without pickles.
 
     python embedded/make_data.py --out build/data
 """
@@ -71,7 +71,13 @@ def picture(data: bytes) -> np.ndarray:
 def build(cache: Path) -> dict[str, np.ndarray]:
     """All pictures of concepts drawn in both styles, ordered by concept, then style."""
     archives = {style: members(package(style, cache), FOLDERS[style]) for style in PACKAGES}
-    rows: dict[str, list[object]] = {"rgba": [], "caption": [], "concept": [], "style": [], "held_out": []}
+    rows: dict[str, list[object]] = {
+        "rgba": [],
+        "caption": [],
+        "concept": [],
+        "style": [],
+        "held_out": [],
+    }
     for entry in archives["noto"][0]:
         if not all(str(entry["image"]) in pictures for _, pictures in archives.values()):
             continue

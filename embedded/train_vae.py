@@ -1,6 +1,6 @@
 """Train the autoencoder of the embedded model: L1, image gradients and a KL weight of 1e-6.
 
-    python embedded/train_vae.py --data build/data/emoji.npz --out build/vae --minutes 40
+python embedded/train_vae.py --data build/data/emoji.npz --out build/vae --minutes 40
 """
 
 import argparse
@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import torch
-from augment import backgrounds, load, on_background, widen
 from diffusers import AutoencoderKL
 from torch import Tensor
+
+from augment import backgrounds, load, on_background, widen
 
 KL_WEIGHT = 1e-6
 INITIAL_LOGVAR = -6.0
@@ -30,7 +31,7 @@ def architecture(size: int, channels: list[int], latent_channels: int) -> Autoen
         latent_channels=latent_channels,
         norm_num_groups=8,
     )
-    # A posterior as wide as the untrained signal stalls the first thousand steps; KL may widen it again.
+    # A posterior as wide as the untrained signal stalls the first thousand steps; KL may widen it.
     torch.nn.init.constant_(vae.quant_conv.bias[latent_channels:].detach(), INITIAL_LOGVAR)
     return vae
 
@@ -55,7 +56,9 @@ def held_out_psnr(vae: AutoencoderKL, x: Tensor) -> float:
     return float((-10 * (x - y).pow(2).mean((1, 2, 3)).log10()).mean())
 
 
-def drift_under_pgd(vae: AutoencoderKL, x: Tensor, epsilon: float, steps: int = 15) -> tuple[float, float]:
+def drift_under_pgd(
+    vae: AutoencoderKL, x: Tensor, epsilon: float, steps: int = 15
+) -> tuple[float, float]:
     """Latent drift by PGD and by random signs, over the per-channel-centered clean norm."""
     encode = lambda v: vae.encode(v * 2 - 1).latent_dist.mean  # noqa: E731
     with torch.no_grad():
@@ -67,7 +70,11 @@ def drift_under_pgd(vae: AutoencoderKL, x: Tensor, epsilon: float, steps: int = 
     for _ in range(steps):
         z.requires_grad_(True)
         (grad,) = torch.autograd.grad((encode(z) - clean).pow(2).sum(), z)
-        z = (z.detach() + 2.5 * epsilon / steps * grad.sign()).clamp(x - epsilon, x + epsilon).clamp(0, 1)
+        z = (
+            (z.detach() + 2.5 * epsilon / steps * grad.sign())
+            .clamp(x - epsilon, x + epsilon)
+            .clamp(0, 1)
+        )
     with torch.no_grad():
         moved = ((encode(z) - clean).flatten(1).norm(dim=1) / norm).mean()
     return float(moved), float(random)
@@ -90,7 +97,9 @@ def train(args: argparse.Namespace) -> None:
     ema = torch.optim.swa_utils.AveragedModel(
         vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(args.ema)
     )
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(
+        vae.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-4
+    )
     step, seconds = 0, 0.0
     checkpoint = args.out / "checkpoint.pt"
     if checkpoint.exists():
@@ -103,7 +112,9 @@ def train(args: argparse.Namespace) -> None:
         progress = seconds / total
         warmup = min(1.0, (step + 1) / 200)
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+            group["lr"] = (
+                args.lr * warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+            )
         rows = torch.randint(len(rgba), (args.batch,), generator=generator)
         loss = loss_of(vae, widen(rgba[rows], generator), generator)
         optimizer.zero_grad()
@@ -118,9 +129,17 @@ def train(args: argparse.Namespace) -> None:
             if step % 1000 == 0:
                 line["psnr"] = round(held_out_psnr(ema.module, test[:128]), 2)
             print(json.dumps(line), flush=True)
-            save(checkpoint, {"vae": vae.state_dict(), "ema": ema.state_dict(), "step": step,
-                              "optimizer": optimizer.state_dict(), "seconds": seconds,
-                              "generator": generator.get_state()})
+            save(
+                checkpoint,
+                {
+                    "vae": vae.state_dict(),
+                    "ema": ema.state_dict(),
+                    "step": step,
+                    "optimizer": optimizer.state_dict(),
+                    "seconds": seconds,
+                    "generator": generator.get_state(),
+                },
+            )
             mark = time.monotonic()
     final = ema.module.eval()
     latents = torch.cat([final.encode(c * 2 - 1).latent_dist.mean.detach() for c in test.split(64)])
@@ -129,8 +148,18 @@ def train(args: argparse.Namespace) -> None:
     drift, noise = drift_under_pgd(final, test[:64], 4 / 255)
     drift16, _ = drift_under_pgd(final, test[:64], 16 / 255)
     spectrum = torch.linalg.eigvalsh(latents.transpose(0, 1).flatten(1).cov()).flip(0)
-    print(json.dumps({"step": step, "psnr": held_out_psnr(final, test), "drift_4": drift, "noise_4": noise,
-                      "drift_16": drift16, "channel_spectrum": [round(float(v), 4) for v in spectrum]}))
+    print(
+        json.dumps(
+            {
+                "step": step,
+                "psnr": held_out_psnr(final, test),
+                "drift_4": drift,
+                "noise_4": noise,
+                "drift_16": drift16,
+                "channel_spectrum": [round(float(v), 4) for v in spectrum],
+            }
+        )
+    )
 
 
 def main() -> None:

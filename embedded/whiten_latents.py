@@ -5,7 +5,7 @@ all of theirs. Rotating the latents to their principal axes and scaling each tow
 variance is a change of coordinates: ``quant_conv`` applies it, ``post_quant_conv`` undoes it, and
 reconstructions stay the same to float32 rounding.
 
-    python embedded/whiten_latents.py --data build/data/emoji.npz --vae build/vae/vae --out build/vae/white
+    python embedded/whiten_latents.py --vae build/vae/vae --out build/vae/white
 """
 
 import argparse
@@ -13,9 +13,10 @@ import json
 from pathlib import Path
 
 import torch
-from augment import backgrounds, load, on_background
 from diffusers import AutoencoderKL
 from torch import Tensor
+
+from augment import backgrounds, load, on_background
 from train_vae import drift_under_pgd, held_out_psnr
 
 
@@ -80,14 +81,18 @@ def main() -> None:
     spectrum = whiten(vae, train, args.power)
     vae.register_to_config(scaling_factor=float(1 / moments(vae, train)[0].std()))
     vae.save_pretrained(args.out)
-    print(json.dumps({
-        "power": args.power,
-        "psnr": [round(before, 3), round(held_out_psnr(vae, test[:128]), 3)],
-        "drift_4_and_noise_before": drift_before,
-        "drift_4_and_noise": drift_under_pgd(vae, test[:64], 4 / 255),
-        "drift_16": drift_under_pgd(vae, test[:64], 16 / 255)[0],
-        "spectrum": [round(float(v), 4) for v in spectrum],
-    }))
+    print(
+        json.dumps(
+            {
+                "power": args.power,
+                "psnr": [round(before, 3), round(held_out_psnr(vae, test[:128]), 3)],
+                "drift_4_and_noise_before": drift_before,
+                "drift_4_and_noise": drift_under_pgd(vae, test[:64], 4 / 255),
+                "drift_16": drift_under_pgd(vae, test[:64], 16 / 255)[0],
+                "spectrum": [round(float(v), 4) for v in spectrum],
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -63,9 +63,7 @@ def _quick(epsilon: float) -> Plan:
         _trial(PGD(steps=10), LatentShift(), epsilon),
         _trial(PGD(steps=4), EditShift(), epsilon, subjects=_PAIR, n_images=8),
     )
-    return Plan(
-        trials=trials, epsilon=epsilon, n_images=16, batch_size=16, probe_steps=(2, 5, 10)
-    )
+    return Plan(trials=trials, epsilon=epsilon, n_images=16, batch_size=16, probe_steps=(2, 5, 10))
 
 
 def _standard(epsilon: float) -> Plan:
@@ -76,9 +74,7 @@ def _standard(epsilon: float) -> Plan:
         _trial(PGD(steps=50), LatentTarget(), epsilon),
         Trial(attack=PGD(steps=50), objective=LatentShift(), epsilons=others, subjects=_PAIR),
         _trial(PGD(steps=25), Reconstruction(), epsilon, subjects=_PAIR),
-        _trial(
-            PGD(steps=12), EditShift(), epsilon, subjects=_PAIR, eot_samples=2, n_images=50
-        ),
+        _trial(PGD(steps=12), EditShift(), epsilon, subjects=_PAIR, eot_samples=2, n_images=50),
     )
     return Plan(trials=trials, epsilon=epsilon, n_images=100)
 

@@ -118,9 +118,9 @@ def _matrices(weights: Weights) -> Iterator[str]:
         module, _, leaf = name.rpartition(".")
         is_table = module.rpartition(".")[2] in _TABLES
         has_axes = len(weights.shape(name)) in (2, 4) and math.prod(weights.shape(name)) > 0
-        if leaf == "weight" and has_axes and not is_table:
-            if dtype_name(weights.dtype(name)) in _FLOATS:
-                yield name
+        is_matrix = leaf == "weight" and has_axes and not is_table
+        if is_matrix and dtype_name(weights.dtype(name)) in _FLOATS:
+            yield name
 
 
 def _spectrum_of(
