@@ -230,7 +230,7 @@ class _ShatteredGradient(_Defense):
     bpda = "smooth"
 
     def __call__(self, x: Tensor, seeds) -> Tensor:
-        return x.detach() - (x - x.detach())
+        return x.detach() + (x - x.detach()).flip(-1)
 
 
 class _Penalty(Regularizer):

@@ -117,7 +117,7 @@ class L2(Ball):
 
     def size(self, delta: Batch) -> PerSample:
         """Euclidean length."""
-        return torch.linalg.vector_norm(delta.flatten(1), dim=1)
+        return delta.flatten(1).square().sum(1).sqrt()
 
     def project(self, z: Batch, center: Batch) -> Batch:
         """The perturbation scaled down."""
