@@ -87,10 +87,10 @@ class Training:
     checkpoint: Path | None = None
     identity: str = ""
     phase: str = "train"
-    step: int = 0
-    seconds: float = 0.0
-    curves: list[dict[str, float]] = field(default_factory=list)
-    state: dict[str, float] = field(default_factory=dict)
+    step: int = field(default=0, init=False)
+    seconds: float = field(default=0.0, init=False)
+    curves: list[dict[str, float]] = field(default_factory=list, init=False)
+    state: dict[str, float] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         base = self.attached.base_weights()

@@ -206,8 +206,15 @@ class EditSurface(Surface):
     condition: Tensor
     settings: EditSettings
 
-    domain: Domain = PIXELS
-    is_random = True
+    @property
+    def domain(self) -> Domain:
+        """Pixels."""
+        return PIXELS
+
+    @property
+    def is_random(self) -> bool:
+        """Always: the sampler starts from noise."""
+        return True
 
     def __call__(self, x: Batch, seeds: Seeds) -> Tensor:
         """Edited pictures in [0, 1]."""

@@ -35,7 +35,9 @@ def _hardened(base: Subject, size: float) -> Subject:
 
 
 @pytest.mark.parametrize(("size", "share"), [(0.05, 0.0), (0.3, 0.5)])
-def test_the_truncated_encoder_costs_nearly_as_much_and_never_more(base, images, size, share) -> None:
+def test_the_truncated_encoder_costs_nearly_as_much_and_never_more(
+    base, images, size, share
+) -> None:
     hardened = _hardened(base, size)
     cost = clean_drift(hardened, base, images)
     before = digest(base.family.vae.state_dict())
