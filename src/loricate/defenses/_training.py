@@ -45,7 +45,7 @@ class Schedule(Spec):
 
     steps: Count = 400
     batch_size: Count = 8
-    learning_rate: Length = 1e-2
+    learning_rate: Length = 3e-3
     ema: Fraction01 = 0.98
     clip: Length = 1.0
     reallocate_from: Fraction01 = 0.15

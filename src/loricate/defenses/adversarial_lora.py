@@ -29,6 +29,9 @@ __all__ = ["AdversarialLora"]
 
 _TINY = 1e-12
 _DUAL_RATE = 0.1
+# An unbounded multiplier winds up while the first large steps overshoot, and takes a hundred steps
+# to come down again.
+_ANCHORS = (1e-2, 20.0)
 
 
 @final
@@ -182,7 +185,7 @@ class _Step:
         excess = (seen**0.5 / max(self.spec.max_drift, _TINY)) - 1
         change = min(1.0, max(-1.0, excess)) * _DUAL_RATE
         anchor = state.get("anchor", float(self.spec.anchor)) * math.exp(change)
-        state["drift"], state["anchor"] = seen, min(max(anchor, 1e-2), 1e3)
+        state["drift"], state["anchor"] = seen, min(max(anchor, _ANCHORS[0]), _ANCHORS[1])
         return state["anchor"]
 
     def _penalty(self) -> Tensor:

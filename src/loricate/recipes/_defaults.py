@@ -16,13 +16,27 @@ from loricate.objectives.latent_shift import LatentShift
 from loricate.objectives.latent_target import LatentTarget
 from loricate.objectives.reconstruction import Reconstruction
 
-__all__ = ["EPSILON", "QUICK_STEPS", "STEPS", "Size", "default_plan", "default_spec"]
+__all__ = [
+    "CAUTIOUS_RATE",
+    "EPSILON",
+    "QUICK_STEPS",
+    "STEPS",
+    "Size",
+    "default_plan",
+    "default_spec",
+]
 
 EPSILON = Quantity(16 / 255, "16/255")
 """Radius of the verdict: where the embedded model breaks; the commonest of the literature."""
 
 STEPS = 1000
 QUICK_STEPS = 30
+
+LEARNING_RATE = 1e-2
+"""Peak for the autoencoder of the embedded model, whose layers are small and normalized."""
+
+CAUTIOUS_RATE = 3e-3
+"""Peak for encoders nobody tuned it for."""
 
 Size = Literal["quick", "standard", "full"]
 
@@ -31,15 +45,18 @@ _PAIR = ("base", "hardened")
 
 
 def default_spec(
-    *, epsilon: float | str, steps: int, max_drift: float = 0.09, rank_budget: float = 0.1
+    *,
+    epsilon: float | str,
+    steps: int,
+    max_drift: float = 0.09,
+    learning_rate: float = LEARNING_RATE,
 ) -> AdversarialLora:
     """The training that held best at its clean cost; see the table in the docs."""
     return AdversarialLora(
         inner=FGSM(),
         epsilon=epsilon,  # type: ignore[arg-type]
         max_drift=max_drift,
-        rank_budget=rank_budget,
-        schedule=Schedule(steps=steps),
+        schedule=Schedule(steps=steps, learning_rate=learning_rate),
     )
 
 

@@ -22,7 +22,7 @@ from loricate.core.training import Observer, TrainingLog, silent
 from loricate.defenses._target import Target
 from loricate.defenses.adversarial_lora import AdversarialLora
 from loricate.objectives.latent_shift import LatentShift
-from loricate.recipes._defaults import default_spec
+from loricate.recipes._defaults import CAUTIOUS_RATE, default_spec
 from loricate.surfaces.attach import Attached, merged_copy, target_layers
 from loricate.surfaces.module import ModuleSurface
 
@@ -98,7 +98,9 @@ def harden_module(
     PIXELS.require(images)
     if rank < 1:
         raise ConfigError(ConfigProblem(key="rank", expected="an integer of at least 1", got=rank))
-    chosen = spec or default_spec(epsilon=epsilon, steps=steps, max_drift=max_drift)
+    chosen = spec or default_spec(
+        epsilon=epsilon, steps=steps, max_drift=max_drift, learning_rate=CAUTIOUS_RATE
+    )
     ranks = dict.fromkeys(target_layers(module), rank)
     target = Target(module, ModuleSurface(module), ranks=ranks)
     with _frozen(module):
