@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=48)
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--json", type=Path, help="where to write the ratios")
     settings = vars(parser.parse_args())
     target = settings.pop("json")

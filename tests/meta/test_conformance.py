@@ -46,13 +46,13 @@ def _mutate_the_input(x: Tensor, problem: Problem) -> Tensor:
 
 
 def _train_the_model(x: Tensor, problem: Problem) -> Tensor:
-    for parameter in problem._surface.function.parameters():
+    for parameter in problem._surface._surface.function.parameters():
         parameter.data.add_(1e-3)
     return x
 
 
 def _leave_gradients(x: Tensor, problem: Problem) -> Tensor:
-    problem._surface(x, [0] * len(x)).sum().backward()
+    problem._surface._surface(x, [0] * len(x)).sum().backward()
     return x
 
 
@@ -78,8 +78,8 @@ def _look_at_batch_mates(x: Tensor, problem: Problem) -> Tensor:
     return problem.feasible(x + (x.mean() - x).sign())
 
 
-def _evaluate_in_secret(x: Tensor, problem: Problem) -> Tensor:
-    problem._surface(x, [0] * len(x))
+def _ask_in_secret(x: Tensor, problem: Problem) -> Tensor:
+    problem._surface._surface(x, [0] * len(x))
     return x
 
 
@@ -110,7 +110,7 @@ _ATTACKS = [
     (_move_without_budget, of_attacks.without_budget_returns_the_input),
     (_draw_for_the_batch, of_attacks.batch_mates_do_not_matter),
     (_look_at_batch_mates, of_attacks.batch_mates_do_not_matter),
-    (_evaluate_in_secret, of_attacks.counts_calls),
+    (_ask_in_secret, of_attacks.counts_calls),
     (_stand_still, of_attacks.beats_noise),
     (_descend, of_attacks.beats_noise),
     (_descend, of_attacks.sees_through_randomness),
@@ -230,7 +230,8 @@ class _ShatteredGradient(_Defense):
     bpda = "smooth"
 
     def __call__(self, x: Tensor, seeds) -> Tensor:
-        return x.detach() + (x - x.detach()).flip(-1)
+        signs = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(0)).sign()
+        return x.detach() + signs * (x - x.detach())
 
 
 class _Penalty(Regularizer):

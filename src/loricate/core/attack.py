@@ -27,7 +27,7 @@ class AttackResult:
         adversarial: The same, projected, clipped and rounded to 8 bits.
         value: Objective of ``adversarial`` on the attack's draws.
         clean_value: Objective of the input on the same draws.
-        calls: Samples evaluated, by the attack and for its score.
+        calls: Samples the surface was asked for, by the attack and for its score.
         history: Mean value and mean absolute gradient at each gradient call.
     """
 
@@ -75,8 +75,9 @@ class Attack(Spec):
         surface.domain.require(x)
         if len(seeds) != len(x):
             raise ShapeError(f"{len(x)} seeds, one a sample", len(seeds), where="seeds")
-        problem = Problem(surface, objective, threat, x.detach(), seeds)
+        problem = Problem(surface, objective, threat, x.detach().clone(), seeds)
         raw = self.perturb(problem.center, problem).detach()
+        _require_at_most(0.0, (problem.center - x).flatten(1).abs().amax(1), "change of the input")
         _require_within(raw, problem)
         adversarial, value = _saved(raw, problem)
         return AttackResult(

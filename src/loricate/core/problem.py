@@ -63,9 +63,8 @@ class Problem:
     ) -> None:
         self.ball: Ball = threat.ball
         self.center = x
-        self.calls = 0
         self.history: list[tuple[float, float]] = []
-        self._surface = surface
+        self._surface = _Asked(surface, x)
         self._objective = objective
         self._seeds = seeds
         count = threat.eot_samples if surface.is_random else 1
@@ -76,6 +75,11 @@ class Problem:
     def domain(self) -> Domain:
         """Where inputs live."""
         return self._surface.domain
+
+    @property
+    def calls(self) -> int:
+        """Samples the surface has been asked for."""
+        return self._surface.calls
 
     @cached_property
     def clean_value(self) -> PerSample:
@@ -146,13 +150,44 @@ class Problem:
         return _Draw(seeds, reference)
 
     def _evaluate(self, z: Batch, draw: _Draw) -> PerSample:
-        self.calls += len(z)
         return self._objective.value(self._surface(z, draw.seeds), draw.reference)
 
     def _finite(self, value: PerSample) -> PerSample:
         if not bool(torch.isfinite(value).all()):
             raise NumericalError("the objective is NaN or infinite", step=len(self.history))
         return value
+
+
+class _Asked(Surface):
+    """A surface that counts its samples, and answers for the clean inputs once a draw.
+
+    The answer serves as reference and for the clean value, neither of which needs its gradient.
+    """
+
+    def __init__(self, surface: Surface, clean: Batch) -> None:
+        self.calls = 0
+        self._surface = surface
+        self._clean = clean
+        self._answers: dict[tuple[int, ...], Tensor] = {}
+
+    @property
+    def domain(self) -> Domain:
+        return self._surface.domain
+
+    @property
+    def is_random(self) -> bool:
+        return self._surface.is_random
+
+    def __call__(self, x: Batch, seeds: Seeds) -> Tensor:
+        if x is not self._clean:
+            return self._ask(x, seeds)
+        if (draw := tuple(seeds)) not in self._answers:
+            self._answers[draw] = self._ask(x, seeds).detach()
+        return self._answers[draw]
+
+    def _ask(self, x: Batch, seeds: Seeds) -> Tensor:
+        self.calls += len(x)
+        return self._surface(x, seeds)
 
 
 def _gradient(value: PerSample, leaf: Batch) -> Batch | None:

@@ -28,7 +28,7 @@ __all__ = ["INPUT_DEFENSE", "METRIC", "OBJECTIVE", "REGULARIZER"]
 _STEP: Final = 1e-6
 _RELATIVE: Final = 1e-5  # central differences in float64 at that step
 _TRIES: Final = 10
-_MARGIN: Final = 1.5  # the identity behind JPEG, the worst honest surrogate, is worth twice the noise
+_MARGIN: Final = 1.5  # the identity behind JPEG, the worst honest surrogate, reaches 2
 _THREAT: Final = ThreatModel(ball=Linf(epsilon=8 / 255))
 _SEEDS: Final = sample_seeds(0, range(3))
 

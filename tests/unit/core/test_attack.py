@@ -91,22 +91,22 @@ def test_a_surface_without_gradient_is_refused_by_gradient_attacks_alone() -> No
 def test_nan_from_the_surface_carries_the_step() -> None:
     def explodes(x: Tensor) -> Tensor:
         calls.append(None)
-        return encoder(x) * (float("nan") if len(calls) > 4 else 1)
+        return encoder(x) * (float("nan") if len(calls) > 3 else 1)
 
     calls: list[None] = []
     encoder = conv_encoder()
     with pytest.raises(NumericalError) as caught:
         _run(PGD(steps=5), ModuleSurface(explodes))
-    assert caught.value.step == 2  # after the reference and the clean value
+    assert caught.value.step == 2  # after the clean output
 
 
 def test_no_forward_pass_is_wasted() -> None:
     surface = CountingSurface(ModuleSurface(conv_encoder()))
     result = _run(PGD(steps=7, n_restarts=3), surface)
-    # Reference and clean value once, 7 steps and their end for each restart, the score.
-    assert len(surface.rows) == 2 + 3 * (7 + 1) + 1
+    # The clean output once, 7 steps and their end for each restart, the score.
+    assert len(surface.rows) == 1 + 3 * (7 + 1) + 1
     assert len(result.history) == 3 * 7
-    assert result.calls == 2 * (len(surface.rows) - 1)
+    assert result.calls == 2 * len(surface.rows)
 
 
 def test_history_is_the_mean_over_draws_of_value_and_gradient() -> None:

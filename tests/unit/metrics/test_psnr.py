@@ -22,3 +22,10 @@ def test_shapes_have_to_agree() -> None:
     with pytest.raises(ShapeError) as caught:
         PSNR()(torch.zeros(2, 3, 4, 4), torch.zeros(1, 3, 4, 4))
     assert caught.value.got == (2, 3, 4, 4)
+
+
+def test_refuses_single_vectors_and_bytes() -> None:
+    with pytest.raises(ShapeError):
+        PSNR()(torch.zeros(3), torch.zeros(3))
+    with pytest.raises(ShapeError):
+        PSNR()(*[torch.zeros(1, 3, 2, 2, dtype=torch.uint8)] * 2)
