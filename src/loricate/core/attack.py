@@ -29,6 +29,8 @@ class AttackResult:
         clean_value: Objective of the input on the same draws.
         calls: Samples the surface was asked for, by the attack and for its score.
         history: Mean value and mean absolute gradient at each gradient call.
+        first: Value and mean absolute gradient of each sample at the first gradient call, or
+            ``None`` where no gradient was asked for.
     """
 
     raw: Batch
@@ -37,6 +39,7 @@ class AttackResult:
     clean_value: PerSample
     calls: int
     history: tuple[tuple[float, float], ...]
+    first: tuple[PerSample, PerSample] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +90,7 @@ class Attack(Spec):
             clean_value=problem.clean_value,
             calls=problem.calls,
             history=tuple(problem.history),
+            first=problem.first,
         )
 
     @abstractmethod

@@ -64,6 +64,7 @@ class Problem:
         self.ball: Ball = threat.ball
         self.center = x
         self.history: list[tuple[float, float]] = []
+        self.first: tuple[PerSample, PerSample] | None = None
         self._surface = _Asked(surface, x)
         self._objective = objective
         self._seeds = seeds
@@ -127,6 +128,8 @@ class Problem:
         value = self._finite(torch.stack([value for value, _ in results]).mean(0))
         gradient = torch.stack([gradient for _, gradient in results]).mean(0)
         self.history.append((float(value.mean()), float(gradient.abs().mean())))
+        if self.first is None:
+            self.first = value, gradient.abs().flatten(1).mean(1)
         return value, gradient
 
     def _mean_value(self, z: Batch) -> PerSample:

@@ -201,7 +201,9 @@ class Training:
 
     def _moments(self, parameter: Tensor) -> list[Tensor]:
         state = self._optimizer.state[parameter]
-        return [state["exp_avg"], state["exp_avg_sq"]]
+        # A layer the forward pass never uses has no gradient, and so no moments.
+        unused = torch.zeros_like(parameter)
+        return [state.get("exp_avg", unused), state.get("exp_avg_sq", unused)]
 
     def _averaged(self, parameter: Tensor) -> Tensor:
         index = next(i for i, p in enumerate(self._trained) if p is parameter)

@@ -52,14 +52,26 @@ def aggregate(rows: Sequence[SampleRow], seed: int) -> tuple[Aggregate, ...]:
 def worst_case(rows: Iterable[SampleRow]) -> list[SampleRow]:
     """For each subject, radius and sample, the worst value any attack reached.
 
-    Samples that not every attack was run on keep the worst of those that were; the number of
-    samples is the largest trial's.
+    Only for samples that met every attack of their radius: a subject that was spared one, as the
+    controls of a shortened plan are, has no worst case to compare, and stands in the table of
+    each attack alone.
     """
     groups: dict[tuple[object, ...], list[SampleRow]] = defaultdict(list)
     for row in rows:
         if row.attack not in (NO_ATTACK, RANDOM_NOISE, STRONGEST):
             groups[row.subject, row.norm, row.epsilon, row.seed, row.sample].append(row)
-    return [_worst(group) for group in groups.values()]
+    most: dict[tuple[object, ...], set[tuple[str, str]]] = defaultdict(set)
+    for group in groups.values():
+        most[group[0].norm, group[0].epsilon] |= _attacks(group)
+    return [
+        _worst(group)
+        for group in groups.values()
+        if _attacks(group) == most[group[0].norm, group[0].epsilon]
+    ]
+
+
+def _attacks(rows: Iterable[SampleRow]) -> set[tuple[str, str]]:
+    return {(row.attack, row.objective) for row in rows}
 
 
 def _worst(rows: list[SampleRow]) -> SampleRow:

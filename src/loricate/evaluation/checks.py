@@ -93,9 +93,13 @@ def _zero_gradient(rows: Sequence[SampleRow], subject: str) -> Check:
 
 
 def _stationary_start(rows: Sequence[SampleRow], subject: str) -> Check:
-    gains = [row.values["objective"] > row.values["objective_clean"] for row in rows]
+    gains = [
+        row.values["objective"] > row.values["objective_start"]
+        for row in rows
+        if "objective_start" in row.values
+    ]
     share = float(np.mean(gains)) if gains else math.nan
-    message = f"{share:.1%} of the attacked samples left the value of the clean input"
+    message = f"{share:.1%} of the attacked samples gained on their random start"
     is_fine = share >= _MOVED if gains else None
     data = {"moved": share} if gains else {}
     return _judged("stationary_start", subject, is_fine, message, data)

@@ -180,7 +180,8 @@ class Runner:
             values["objective"] = result.value
             values["objective_clean"] = result.clean_value
             values["delta_size"] = trial.threat(epsilon).ball.size(delta)
-            values["first_gradient"] = torch.full((len(chunk),), _first_gradient(result))
+            if result.first is not None:
+                values["objective_start"], values["first_gradient"] = result.first
             self.log.extend(_filled(rows, values))
         return _levels(result.adversarial)
 
@@ -218,10 +219,6 @@ class Runner:
         return self.out / _ADVERSARIAL / subject.name / f"{name}.npz"
 
 
-def _first_gradient(result: AttackResult) -> float:
-    return result.history[0][1] if result.history else float("nan")
-
-
 def _levels(images: Images) -> NDArray[np.uint8]:
     levels = (images * 255).round().byte().permute(0, 2, 3, 1)
     return np.asarray(levels.cpu().numpy(), dtype=np.uint8)
@@ -234,7 +231,7 @@ def _npz(adversarial: NDArray[np.uint8]) -> bytes:
 
 
 def _filled(rows: Sequence[SampleRow], values: dict[str, Tensor]) -> list[SampleRow]:
-    columns = {name: column.double().cpu().tolist() for name, column in values.items()}
+    columns = {name: column.cpu().double().tolist() for name, column in values.items()}
     return [
         row.model_copy(update={"values": {name: column[i] for name, column in columns.items()}})
         for i, row in enumerate(rows)

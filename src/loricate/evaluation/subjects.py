@@ -19,7 +19,7 @@ __all__ = ["FeatureSpace", "Pictures", "Subject"]
 
 
 class FeatureSpace(Protocol):
-    """A judge that no training has seen."""
+    """A judge that neither adapters nor attacks are trained on."""
 
     def features(self, images: Images) -> Tensor:
         """One vector a picture."""

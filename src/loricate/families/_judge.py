@@ -20,7 +20,7 @@ _STD = 0.5
 
 @final
 class ClipJudge:
-    """A contrastive image and text encoder that no training of ours has seen.
+    """A contrastive image and text encoder that trains neither adapter nor attack.
 
     Args:
         folder: A CLIP-like model in transformers layout, its tokenizer beside it.

@@ -226,7 +226,9 @@ class EditSurface(Surface):
             start = family._scheduler.timesteps[first : first + 1]
             z = family._scheduler.add_noise(z, family._noise(z.shape[1:], seeds), start)
             z = family._denoise(z, self.condition, settings, first)
-        return family._decode(z).clamp(0, 1)
+        edited = family._decode(z)
+        # Saturated pixels keep a gradient: an attacker would not let the clamp hide it.
+        return edited + (edited.clamp(0, 1) - edited).detach()
 
 
 def _require_rgb(x: Batch, factor: int) -> None:

@@ -146,7 +146,11 @@ def _judged_at(plan: Plan, epsilon: float) -> Plan:
 
 
 def _moved(radii: tuple[float, ...], old: float, new: float) -> tuple[float, ...]:
-    moved = (new if math.isclose(each, old) else each for each in radii)
+    swap = {old: new, new: old}
+    moved = (
+        next((to for start, to in swap.items() if math.isclose(each, start)), each)
+        for each in radii
+    )
     kept: list[float] = []
     for radius in moved:
         if not any(math.isclose(radius, each) for each in kept):

@@ -11,6 +11,7 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from loricate import models
 from loricate.records.io import read_blob, read_record, write_atomically
 from loricate.records.names import (
     NO_ATTACK,
@@ -95,12 +96,20 @@ def render_report(record: RunRecord, pictures: dict[str, Picture]) -> str:
         "tables": _tables(record),
         "clean_table": clean_table(record),
         "headline": _headline(record),
+        "model_source": _source(record.model),
         "config": json.dumps(record.config, indent=2, ensure_ascii=False),
     }
     style = environment.get_template("style.css.j2").render() + sheet.css()
     return environment.get_template("report.html.j2").render(
         page, style=Markup(style), policy=_policy(style)
     )
+
+
+def _source(model: str) -> str:
+    """What a loader of pipelines is given: the folder of an embedded model, or the user's words."""
+    if model in models.names():
+        return f"loricate.models.path({model!r})"
+    return repr(model)
 
 
 def _vocabulary() -> dict[str, Any]:

@@ -259,7 +259,7 @@ def _edit_rule() -> EditRule:
         feature_threshold=0.182,
         ssim_threshold=0.934,
         visible_ssim=0.9,
-        percentile=95.0,
+        percentile=0.95,
         n=300,
         benign=(
             BenignChange(kind="random_noise", n=100, feature_distance=0.121, ssim=0.958),

@@ -9,7 +9,12 @@ _EPSILON = 8 / 255
 
 
 def _row(**changes) -> SampleRow:
-    values = {"objective": 2.0, "objective_clean": 0.0, "delta_size": _EPSILON}
+    values = {
+        "objective": 2.0,
+        "objective_clean": 0.0,
+        "objective_start": 0.0,
+        "delta_size": _EPSILON,
+    }
     values |= {"first_gradient": 0.3} | changes.pop("values", {})
     fields = {"subject": "hardened", "surface": "vae_encoder", "attack": "pgd"}
     fields |= {"objective": "latent_shift", "epsilon": _EPSILON, "seed": 0, "sample": 0} | changes
