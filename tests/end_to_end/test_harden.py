@@ -131,6 +131,11 @@ def test_resuming_with_other_settings_is_refused(
     assert "other settings" in capsys.readouterr().err
 
 
+def test_a_flag_of_value_zero_is_a_flag(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(["harden", "--out", str(folder), "--resume", "--seed", "0"]) == 2
+    assert "other settings" in capsys.readouterr().err
+
+
 def test_resuming_a_finished_run_finds_the_same_numbers(
     folder: Path, record: RunRecord, capsys: pytest.CaptureFixture
 ) -> None:

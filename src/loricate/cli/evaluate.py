@@ -4,15 +4,8 @@ from pathlib import Path
 
 import click
 
-from loricate.cli.exits import ExitCode, for_outcome
-from loricate.cli.helpers import (
-    PIXEL_LENGTH,
-    json_option,
-    log,
-    print_criteria,
-    print_json,
-    progress_report,
-)
+from loricate.cli.exits import ExitCode
+from loricate.cli.helpers import PIXEL_LENGTH, conclude, json_option, progress_report
 
 __all__ = ["command"]
 
@@ -58,8 +51,6 @@ def command(
     """
     from loricate.recipes._defaults import default_plan
     from loricate.recipes.evaluate import EvaluateSpec, evaluate
-    from loricate.recipes.report import report
-    from loricate.records.io import RECORD_FILE
 
     spec = EvaluateSpec(
         model=model,
@@ -73,11 +64,4 @@ def command(
     )
     with progress_report() as progress:
         record = evaluate(spec, out, observe=lambda p, d, t, _: progress(p, d, t), resume=resume)
-    page = report(out)
-    if as_json:
-        paths = {"report": str(page), "record": str(out / RECORD_FILE)}
-        print_json({"verdict": record.verdict.status, **paths})
-    else:
-        print_criteria(record.verdict)
-        log(f"report: {page}")
-    return for_outcome(record.verdict.status)
+    return conclude(record.verdict, out, as_json=as_json)

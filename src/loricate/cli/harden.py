@@ -5,15 +5,8 @@ from typing import Any
 
 import click
 
-from loricate.cli.exits import ExitCode, for_outcome
-from loricate.cli.helpers import (
-    PIXEL_LENGTH,
-    json_option,
-    log,
-    print_criteria,
-    print_json,
-    progress_report,
-)
+from loricate.cli.exits import ExitCode
+from loricate.cli.helpers import PIXEL_LENGTH, conclude, json_option, progress_report
 
 __all__ = ["command"]
 
@@ -57,10 +50,9 @@ def command(out: Path, as_json: bool, resume: bool, dry_run: bool, **flags: Any)
     from loricate.basics.spec import to_toml
     from loricate.recipes._folder import CONFIG
     from loricate.recipes.harden import harden, resolve
-    from loricate.recipes.report import report
-    from loricate.records.io import RECORD_FILE
 
-    if resume and not any(flags.values()) and (out / CONFIG).is_file():
+    is_plain = all(value is None or value is False for value in flags.values())
+    if resume and is_plain and (out / CONFIG).is_file():
         flags["config"] = out / CONFIG
     spec = resolve(**flags)
     if dry_run:
@@ -68,11 +60,4 @@ def command(out: Path, as_json: bool, resume: bool, dry_run: bool, **flags: Any)
         return ExitCode.PASS
     with progress_report() as progress:
         record = harden(spec, out, observe=lambda p, d, t, _: progress(p, d, t), resume=resume)
-    page = report(out)
-    if as_json:
-        paths = {"report": str(page), "record": str(out / RECORD_FILE)}
-        print_json({"verdict": record.verdict.status, **paths})
-    else:
-        print_criteria(record.verdict)
-        log(f"report: {page}")
-    return for_outcome(record.verdict.status)
+    return conclude(record.verdict, out, as_json=as_json)

@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -32,13 +33,14 @@ from rich.table import Table
 
 from loricate.basics.errors import ConfigError
 from loricate.basics.quantities import parse_pixel_length
+from loricate.cli.exits import ExitCode, for_outcome
 
 __all__ = [
     "PIXEL_LENGTH",
     "ProgressReport",
+    "conclude",
     "json_option",
     "log",
-    "print_criteria",
     "print_json",
     "print_table",
     "progress_report",
@@ -97,12 +99,31 @@ def print_table(
     _console(stderr=False).print(table)
 
 
-def print_criteria(verdict: Any) -> None:
-    """A verdict on stdout, requirement by requirement.
+def conclude(verdict: Any, out: Path, *, as_json: bool) -> ExitCode:
+    """Build the report of a run, print its verdict and say how to leave.
 
     Args:
-        verdict: The ``Verdict`` of a record.
+        verdict: The ``Verdict`` of its record.
+        out: Run folder, with the record in it.
+        as_json: Whether a program reads along.
+
+    Returns:
+        The exit code of the verdict.
     """
+    from loricate.recipes.report import report
+    from loricate.records.io import RECORD_FILE
+
+    page = report(out)
+    if as_json:
+        paths = {"report": str(page), "record": str(out / RECORD_FILE)}
+        print_json({"verdict": verdict.status, **paths})
+    else:
+        _print_criteria(verdict)
+        log(f"report: {page}")
+    return for_outcome(verdict.status)
+
+
+def _print_criteria(verdict: Any) -> None:
     words = {True: "yes", False: "no", None: "undecided"}
     rows = [
         (c.requirement, "" if c.measured is None else f"{c.measured:.4g}", words[c.passed])
