@@ -20,10 +20,13 @@ from loricate.defenses._importance import Importance
 from loricate.lowrank.budget import Budget
 from loricate.surfaces.attach import Attached
 
-__all__ = ["Losses", "Schedule", "Training", "identity"]
+__all__ = ["Losses", "LossesOfStep", "Schedule", "Training", "identity"]
 
 Losses = Mapping[str, Tensor]
 """``total`` to descend, and whatever else the curves should show."""
+
+LossesOfStep = Callable[[int, dict[str, float]], Losses]
+"""Losses of a step, given its number and the state kept between steps."""
 
 _LOG_EVERY = 10
 _CHECKPOINT_EVERY_S = 60.0
@@ -83,7 +86,7 @@ class Training:
     attached: Attached
     schedule: Schedule
     budgets: tuple[Budget, Budget]
-    losses: Callable[[int, dict[str, float]], Losses]
+    losses: LossesOfStep
     checkpoint: Path | None = None
     identity: str = ""
     phase: str = "train"

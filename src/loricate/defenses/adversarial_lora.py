@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
 from torch import Tensor
 
-from loricate.basics.spec import Fraction01, PixelLength, Spec, Weight
+from loricate.basics.spec import Fraction01, PixelLength, Weight
 from loricate.core.attack import Attack
 from loricate.core.balls import ball
 from loricate.core.defense import Regularizer
@@ -19,9 +18,9 @@ from loricate.core.problem import Problem
 from loricate.core.shapes import Images, PerSample
 from loricate.core.surface import Surface
 from loricate.core.threat import ThreatModel
-from loricate.core.training import Observer
-from loricate.defenses._target import Reference, Target, Trained, augmented, batch_rows, started
-from loricate.defenses._training import Losses, Schedule, Training, identity
+from loricate.defenses._adapter_defense import AdapterDefense
+from loricate.defenses._target import Reference, Target, augmented, batch_rows
+from loricate.defenses._training import Losses, LossesOfStep
 from loricate.lowrank.budget import Budget
 from loricate.surfaces.attach import Attached
 
@@ -36,7 +35,7 @@ _ANCHORS = (1e-2, 20.0)
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class AdversarialLora(Spec):
+class AdversarialLora(AdapterDefense):
     """Low-rank update that keeps outputs near the frozen base's, attacked or not.
 
     Minimizes ``drift(x + delta)^2 + anchor * drift(x)^2``, drift being the distance to the frozen
@@ -49,77 +48,39 @@ class AdversarialLora(Spec):
         norm: Norm of its ball.
         epsilon: Its radius in pixel units.
         ramp: Share of the steps over which the radius grows from 0.
-        rank_budget: Entries of the factors over entries of the weights they update, at the end.
         oversize: Budget at the start over that at the end; 1 keeps the first ranks.
         max_drift: Clean drift aimed at.
         anchor: Anchor weight at the start.
         regularizers: Penalties on the update.
-        schedule: Steps and rates.
 
     Source: FARE, Schlarmann et al. 2024 [schlarmann2024], equation 3; re-allocation after AdaLoRA
     [adalora2023]. Deviates: low-rank, normalized, with a constrained clean drift.
     """
 
-    registry_kind = "defenses"
-
     inner: Attack
     norm: Literal["linf", "l2"] = "linf"
     epsilon: PixelLength = 8 / 255
     ramp: Fraction01 = 0.2
-    rank_budget: Fraction01 = 0.1
     oversize: Weight = 2.0
     max_drift: Fraction01 = 0.05
     anchor: Weight = 1.0
     regularizers: tuple[Regularizer, ...] = ()
-    schedule: Schedule = field(default_factory=Schedule)
 
-    def train(
-        self,
-        target: Target,
-        images: Images,
-        *,
-        seed: int,
-        observe: Observer,
-        checkpoint: Path | None = None,
-        phase: str = "harden",
-    ) -> Trained:
-        """Train an adapter onto a module.
-
-        Args:
-            target: What is protected and where the adapter goes. Its weights are never written.
-            images: Calibration pictures in [0, 1].
-            seed: Seed of every draw.
-            observe: Told about every step.
-            checkpoint: File from which a killed run continues.
-            phase: Name given to the observer.
-
-        Returns:
-            The updates, attached, and the course of the training.
-        """
-        with started(target, self._budgets(), seed=seed) as (attached, ranks, budgets):
-            with torch.no_grad(), attached.off():
-                reference = Reference.of(target.surface, images)
-            training = Training(
-                attached=attached,
-                schedule=self.schedule,
-                budgets=budgets,
-                losses=_Step(self, target, attached, images, reference, seed),
-                checkpoint=checkpoint,
-                identity=identity(self, seed, images, ranks, attached),
-                phase=phase,
-            )
-            training.run(observe)
-        return Trained(attached, training.log(ranks))
+    def losses(self, target: Target, attached: Attached, images: Images, seed: int) -> LossesOfStep:
+        """Drift under attack and without, the regularizers' penalties beside them."""
+        with torch.no_grad(), attached.off():
+            reference = Reference.of(target.surface, images)
+        return _Step(self, target, attached, images, reference, seed)
 
     def radius(self, step: int) -> float:
         """Radius of the ball at a step."""
         ramp = max(1.0, self.ramp * self.schedule.steps)
         return float(self.epsilon) * min(1.0, (step + 1) / ramp)
 
-    def _budgets(self) -> tuple[Budget, Budget]:
+    def budgets(self) -> tuple[Budget, Budget]:
+        """A larger budget at the start, from which components are dropped."""
         start = min(1.0, self.rank_budget * max(1.0, self.oversize))
-        end = Budget(fraction=float(self.rank_budget), min_rank=0)
-        return Budget(fraction=start, min_rank=1), end
+        return Budget(fraction=start, min_rank=1), super().budgets()[1]
 
 
 @final

@@ -10,16 +10,17 @@ from typing import Any, Literal
 
 import torch
 
-from loricate.basics.spec import Spec, to_table
+from loricate.basics.spec import to_table
 from loricate.core.family import Family
 from loricate.core.training import TrainingLog
-from loricate.evaluation.plan import Plan
 from loricate.evaluation.verdict import Evidence as Question
 from loricate.evaluation.verdict import Thresholds, decide
 from loricate.lowrank.spectrum import effective_rank, singular_values, stable_rank
 from loricate.recipes._artifacts import ADAPTER, MERGED
 from loricate.recipes._card import write_card
 from loricate.recipes._evidence import Evidence
+from loricate.recipes._folder import CONFIG
+from loricate.recipes._run_spec import RunSpec
 from loricate.records.io import ROWS_FILE, write_record
 from loricate.records.schema import (
     Environment,
@@ -43,32 +44,26 @@ class Run:
     Args:
         kind: Which recipe.
         spec: Its resolved settings.
-        model: What was hardened or evaluated.
-        plan: How it was attacked.
         evidence: What was measured.
         seconds: Time by phase.
         base: The undefended pipeline.
         trained_epsilon: Radius trained against.
         log: The training, where there was one.
         integrity: What was verified about the weights.
-        quick: Whether the run is too small to quote.
     """
 
     kind: Literal["harden", "evaluate"]
-    spec: Spec
-    model: str
-    plan: Plan
+    spec: RunSpec
     evidence: Evidence
     seconds: dict[str, float]
     base: Family
     trained_epsilon: float
     log: TrainingLog | None = None
     integrity: Integrity | None = None
-    quick: bool = False
 
 
 def write_run(out: Path, run: Run) -> RunRecord:
-    """Judge a run and write its record, model card and report.
+    """Judge a run and write its record and model card.
 
     Args:
         out: Run folder.
@@ -77,17 +72,19 @@ def write_run(out: Path, run: Run) -> RunRecord:
     Returns:
         The record.
     """
-    thresholds = Thresholds(epsilon=float(run.plan.epsilon), trained_epsilon=run.trained_epsilon)
+    thresholds = Thresholds(
+        epsilon=float(run.spec.plan.epsilon), trained_epsilon=run.trained_epsilon
+    )
     question = Question(
         aggregates=run.evidence.aggregates, checks=run.evidence.checks, integrity=run.integrity
     )
-    outputs = {name: name for name in (ADAPTER, MERGED, "config.toml") if (out / name).exists()}
+    places = {"adapter": ADAPTER, "vae": MERGED, "config": CONFIG}
     record = RunRecord(
         kind=run.kind,
         created=datetime.datetime.now(datetime.UTC),
-        quick=run.quick,
-        title=f"{run.model} under attack",
-        model=run.model,
+        quick=run.spec.quick,
+        title=f"{run.spec.model} under attack",
+        model=run.spec.model,
         verdict=decide(question, thresholds),
         config=to_table(run.spec),
         environment=_environment(run),
@@ -98,10 +95,7 @@ def write_run(out: Path, run: Run) -> RunRecord:
         integrity=run.integrity,
         spectra=_spectra(run.base),
         blobs=run.evidence.blobs,
-        outputs={
-            "adapter" if k == ADAPTER else "vae" if k == MERGED else "config": v
-            for k, v in outputs.items()
-        },
+        outputs={purpose: path for purpose, path in places.items() if (out / path).exists()},
         rows_path=ROWS_FILE,
     )
     write_record(out, record)

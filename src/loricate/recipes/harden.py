@@ -9,11 +9,11 @@ from typing import Final, TypeVar
 
 from loricate.attacks.random_noise import RandomNoise
 from loricate.basics.errors import ConfigError, ConfigProblem, nearest
-from loricate.basics.spec import Natural, Spec, read_spec, to_toml
-from loricate.core.defense import InputDefense
+from loricate.basics.spec import Spec, read_spec, to_toml
 from loricate.core.family import Family
 from loricate.core.shapes import Images
 from loricate.core.training import Observer, silent
+from loricate.defenses._adapter_defense import AdapterDefense
 from loricate.defenses._target import Target, Trained
 from loricate.defenses.adversarial_lora import AdversarialLora
 from loricate.defenses.plain_lora import PlainLora
@@ -36,6 +36,7 @@ from loricate.recipes._folder import claim
 from loricate.recipes._matching import truncation_of_cost
 from loricate.recipes._models import judge_of, load_family, model_path
 from loricate.recipes._record import Run, write_run
+from loricate.recipes._run_spec import RunSpec
 from loricate.records.names import CONTROLS
 from loricate.records.schema import RunRecord
 from loricate.surfaces.attach import pristine_copy
@@ -46,32 +47,16 @@ _CHECKPOINTS: Final = "checkpoints"
 
 
 @dataclass(frozen=True, kw_only=True)
-class HardenSpec(Spec):
+class HardenSpec(RunSpec):
     """Everything a run depends on; written beside its results.
 
     Args:
-        model: An embedded model's name, a diffusers folder, a ``.safetensors`` file or a hub id.
         defense: How the adapter is trained.
-        defenses: Preprocessing deployed in front of the hardened encoder.
-        plan: How everything is attacked.
         controls: Which controls stand beside the adapter.
-        images: Folder of pictures; ``None`` takes those that come with the model.
-        judge: Folder of a CLIP-like judge; ``None`` takes the model's, or else its base encoder.
-        seed: Root of every draw.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        quick: Marks a run too small to quote.
     """
 
-    model: str = "emoji-sd"
     defense: AdversarialLora
-    defenses: tuple[InputDefense, ...] = ()
-    plan: Plan
     controls: tuple[str, ...] = ("control_plain", "control_noise", "control_truncation")
-    images: Path | None = None
-    judge: Path | None = None
-    seed: Natural = 0
-    device: str = "auto"
-    quick: bool = False
 
     def inconsistencies(self) -> Iterable[ConfigProblem]:
         """Controls that do not exist."""
@@ -210,15 +195,12 @@ def harden(
     run = Run(
         kind="harden",
         spec=spec,
-        model=spec.model,
-        plan=spec.plan,
         evidence=evidence,
         seconds=clock.seconds,
         base=base.family,
         trained_epsilon=float(spec.defense.epsilon),
         log=trained.log,
         integrity=verify(family, trained.attached, merged, before, pictures.images),
-        quick=spec.quick,
     )
     return write_run(out, run)
 
@@ -233,6 +215,7 @@ def _train(
         seed=spec.seed,
         observe=observe,
         checkpoint=out / _CHECKPOINTS / "hardened.safetensors",
+        phase="harden",
     )
 
 
@@ -270,7 +253,7 @@ class _Controls:
 
     def _training(
         self, name: str, twin: Family, ranks: Mapping[str, int]
-    ) -> tuple[PlainLora | AdversarialLora, Target]:
+    ) -> tuple[AdapterDefense, Target]:
         defense = self.spec.defense
         target = Target(twin.vae, twin.vae_posterior(), twin.encoder_prefixes, ranks)
         match name:
