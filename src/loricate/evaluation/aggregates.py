@@ -23,7 +23,8 @@ _HIGHER_IS_WORSE = {
     "edit_ssim": False,
     "reconstruction_psnr": False,
 }
-_MEANS = {*_HIGHER_IS_WORSE, "reconstruction_ssim", "prompt_alignment"} - _RATES.keys()
+_CLEAN = {Metrics.SSIM, Metrics.ALIGNMENT, Metrics.GENERATION_SSIM}
+_MEANS = (_HIGHER_IS_WORSE.keys() | _CLEAN) - _RATES.keys()
 
 
 def aggregate(rows: Sequence[SampleRow], seed: int) -> tuple[Aggregate, ...]:

@@ -149,6 +149,10 @@ class Runner:
             "edit_ssim": distance.ssim,
             "edit_feature_distance": distance.feature,
             "prompt_alignment": self.judge.alignment(own.edits, chunk.prompts),
+            "generation_ssim": SSIM()(
+                subject.generated(chunk, self.plan.edit, self.seed),
+                self.base.generated(chunk, self.plan.edit, self.seed),
+            ),
         }
 
     def _attack(self, subject: Subject, trial: Trial, epsilon: float) -> None:

@@ -109,6 +109,12 @@ class Subject:
         return defended(self.family.autoencoder(), self.defenses)(images, seeds).clamp(0, 1)
 
     @torch.no_grad()
+    def generated(self, pictures: Pictures, settings: EditSettings, seed: int) -> Images:
+        """Pictures from the prompts alone, in [0, 1]."""
+        seeds = sample_seeds(seed, pictures.indices, "generation")
+        return self.family.generate(pictures.prompts, seeds, settings)
+
+    @torch.no_grad()
     def edits(
         self, pictures: Pictures, images: Images, settings: EditSettings, seed: int
     ) -> Images:

@@ -1,5 +1,6 @@
 """Feature spaces in which edits are compared."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
@@ -9,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
+from loricate.basics.errors import PrerequisiteError
 from loricate.core.shapes import Images, PerSample
 from loricate.core.surface import Surface
 
 __all__ = ["ClipJudge", "LatentJudge"]
 
-_MEAN = 0.5
-_STD = 0.5
+_PREPROCESSOR = "preprocessor_config.json"
 
 
 @final
@@ -32,11 +33,12 @@ class ClipJudge:
         model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
         self._model = model.to(device).eval().requires_grad_(False)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        self._mean, self._std = (values.to(device) for values in _normalization(folder))
 
     @torch.no_grad()
     def features(self, images: Images) -> Tensor:
         """Unit vectors, (n, d)."""
-        pixels = (images - _MEAN) / _STD
+        pixels = (images - self._mean) / self._std
         side = self._model.config.vision_config.image_size
         if pixels.shape[-1] != side or pixels.shape[-2] != side:
             pixels = functional.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
@@ -78,6 +80,16 @@ class LatentJudge:
     def alignment(self, images: Images, prompts: Sequence[str]) -> PerSample:
         """NaN: not known."""
         return torch.full((len(images),), float("nan"))
+
+
+def _normalization(folder: Path) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, as the model was trained with."""
+    path = folder / _PREPROCESSOR
+    if not path.is_file():
+        raise PrerequisiteError(str(path), remedy="copy it from where the judge comes from")
+    table = json.loads(path.read_text(encoding="utf-8"))
+    mean, std = (torch.tensor(table[f"image_{name}"]) for name in ("mean", "std"))
+    return mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
 
 
 def _unit(output: Any) -> Tensor:

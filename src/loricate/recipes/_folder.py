@@ -19,9 +19,12 @@ def claim(out: Path, config: str, *, resume: bool) -> None:
         resume: Whether the folder may hold the run's beginnings.
 
     Raises:
-        ConfigError: The folder holds another run, or one that was not to be resumed.
+        ConfigError: The folder holds another run, one that was not to be resumed, or other files.
     """
     path = out / CONFIG
+    if not path.exists() and out.is_dir() and any(out.iterdir()):
+        expected = "a new or empty folder, or that of a run: files in it could be overwritten"
+        raise ConfigError(ConfigProblem(key="out", expected=expected, got=str(out)))
     if path.exists() and not resume:
         expected = "a folder without a run, or --resume to continue the one in it"
         raise ConfigError(ConfigProblem(key="out", expected=expected, got=str(out)))

@@ -41,6 +41,7 @@ class Metrics:
     PSNR: Final = "reconstruction_psnr"
     SSIM: Final = "reconstruction_ssim"
     EDIT_SSIM: Final = "edit_ssim"
+    GENERATION_SSIM: Final = "generation_ssim"
     ALIGNMENT: Final = "prompt_alignment"
 
 

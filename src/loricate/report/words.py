@@ -101,6 +101,7 @@ _METRICS: Final = {
     Metrics.PSNR: "Reconstruction PSNR",
     Metrics.SSIM: "Reconstruction SSIM",
     Metrics.EDIT_SSIM: "SSIM to the clean edit",
+    Metrics.GENERATION_SSIM: "SSIM of generated pictures to the base's",
     Metrics.ALIGNMENT: "Prompt alignment",
 }
 
