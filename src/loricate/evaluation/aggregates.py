@@ -9,7 +9,7 @@ from loricate.evaluation.statistics import Interval, bootstrap_mean, wilson
 from loricate.records.names import NO_ATTACK, RANDOM_NOISE, STRONGEST, WORST_CASE, Metrics
 from loricate.records.schema import Aggregate, SampleRow
 
-__all__ = ["aggregate", "worst_case"]
+__all__ = ["aggregate", "as_aggregate", "worst_case"]
 
 _RATES = {
     "edit_broken": Metrics.ATTACK_SUCCESS,
@@ -43,10 +43,10 @@ def aggregate(rows: Sequence[SampleRow], seed: int) -> tuple[Aggregate, ...]:
             values = np.array([row.values[metric] for row in rows_of_trial])
             if metric in _RATES:
                 interval = wilson(int(values.sum()), len(values))
-                found.append(_aggregate(rows_of_trial[0], _RATES[metric], interval))
+                found.append(as_aggregate(rows_of_trial[0], _RATES[metric], interval))
             elif metric in _MEANS and np.isfinite(values).all():
                 interval = bootstrap_mean(values, seed=seed)
-                found.append(_aggregate(rows_of_trial[0], metric, interval))
+                found.append(as_aggregate(rows_of_trial[0], metric, interval))
     return tuple(found)
 
 
@@ -92,7 +92,14 @@ def _by_trial(rows: Iterable[SampleRow]) -> Mapping[tuple[object, ...], list[Sam
     return trials
 
 
-def _aggregate(row: SampleRow, metric: str, interval: Interval) -> Aggregate:
+def as_aggregate(row: SampleRow, metric: str, interval: Interval) -> Aggregate:
+    """An interval as the aggregate of a row's trial.
+
+    Args:
+        row: Any row of the trial.
+        metric: What was measured.
+        interval: The number.
+    """
     return Aggregate(
         subject=row.subject,
         surface=row.surface,

@@ -19,6 +19,7 @@ from loricate.core.training import Observer
 from loricate.evaluation.aggregates import aggregate
 from loricate.evaluation.checks import curve_check, row_checks, transfer_check
 from loricate.evaluation.edit_rule import calibrate
+from loricate.evaluation.paired import compare
 from loricate.evaluation.plan import Condition, Plan
 from loricate.evaluation.runner import Runner
 from loricate.evaluation.subjects import FeatureSpace, Pictures, Subject
@@ -81,7 +82,7 @@ def gather(
     runner = Runner(plan, pictures, judge, base, rule, out, seed, observe)
     runner.run(subjects)
     rows = tuple(runner.log)
-    aggregates = aggregate(rows, seed)
+    aggregates = aggregate(rows, seed) + compare(rows, seed)
     checks = [c for s in subjects for c in row_checks(rows, aggregates, s.name)]
     checks += _probes(subjects, runner)
     blobs = _rows_of_pictures(subjects, runner, out) + _threshold_pictures(runner, out)

@@ -43,6 +43,9 @@ class Metrics:
     EDIT_SSIM: Final = "edit_ssim"
     GENERATION_SSIM: Final = "generation_ssim"
     ALIGNMENT: Final = "prompt_alignment"
+    DRIFT_REDUCTION: Final = "latent_drift_reduction"
+    SUCCESS_REDUCTION: Final = "edit_attack_success_reduction"
+    PSNR_LOSS: Final = "reconstruction_psnr_loss"
 
 
 def epsilon_text(epsilon: float) -> str:

@@ -103,6 +103,9 @@ _METRICS: Final = {
     Metrics.EDIT_SSIM: "SSIM to the clean edit",
     Metrics.GENERATION_SSIM: "SSIM of generated pictures to the base's",
     Metrics.ALIGNMENT: "Prompt alignment",
+    Metrics.DRIFT_REDUCTION: "Latent drift, base over hardened, paired",
+    Metrics.SUCCESS_REDUCTION: "Edit attack success, base minus hardened, paired",
+    Metrics.PSNR_LOSS: "Reconstruction PSNR, base minus hardened, paired",
 }
 
 
