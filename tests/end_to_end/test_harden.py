@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 pytest.importorskip("diffusers")
 
+from loricate import models
 from loricate.cli import helpers  # noqa: F401 - rich moves the global generator when imported
 from loricate.cli.main import run
 from loricate.records.io import read_record, read_rows
@@ -102,6 +104,25 @@ def test_without_a_judge_alignment_is_undecided_and_nothing_else(record: RunReco
     assert passed["prompt_alignment_drop"] is None
     assert passed["integrity"] is True
     assert passed["latent_drift_ratio"] is False
+
+
+def test_an_encoder_adapter_leaves_generation_as_it_was(record: RunRecord) -> None:
+    found = {a.subject: a.value for a in record.aggregates if a.metric == Metrics.GENERATION_SSIM}
+    assert found == {"base": 1.0, "hardened": 1.0, "control_plain": 1.0}
+
+
+def test_gain_and_cost_have_paired_intervals(record: RunRecord) -> None:
+    paired = {a.metric: a for a in record.aggregates if a.metric.endswith(("_reduction", "_loss"))}
+    assert paired.keys() == {Metrics.DRIFT_REDUCTION, Metrics.SUCCESS_REDUCTION, Metrics.PSNR_LOSS}
+    assert {a.subject for a in paired.values()} == {"hardened"}
+    assert all(a.low <= a.value <= a.high for a in paired.values())
+
+
+def test_the_judge_is_a_setting(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    judge = models.path() / "judge"
+    flags = ["--judge", str(judge), "--out", str(tmp_path), "--dry-run"]
+    assert run(["harden", str(model), *flags]) == 0
+    assert tomllib.loads(capsys.readouterr().out)["judge"] == str(judge)
 
 
 def test_rows_are_complete(folder: Path, record: RunRecord) -> None:

@@ -18,6 +18,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--adapter", type=_FOLDER, help="PEFT folder of an adapter for the autoencoder.")
 @click.option("--epsilon", type=PIXEL_LENGTH, default="16/255", help="Radius of the verdict.")
 @click.option("--images", type=_FOLDER, help="Folder of pictures; every fifth is used.")
+@click.option("--judge", type=_FOLDER, help="Folder of a CLIP model that compares edits.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Root of every draw.")
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", help="Where."
@@ -37,6 +38,7 @@ def command(
     adapter: Path | None,
     epsilon: float,
     images: Path | None,
+    judge: Path | None,
     seed: int,
     device: str,
     size: str,
@@ -58,6 +60,7 @@ def command(
         trained_epsilon=epsilon,
         plan=default_plan(epsilon, size),  # type: ignore[arg-type]
         images=images,
+        judge=judge,
         seed=seed,
         device=device,
         quick=size == "quick",

@@ -33,6 +33,11 @@ __all__ = ["command"]
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of pictures; every fifth is held out. Default: those of the model.",
 )
+@click.option(
+    "--judge",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of a CLIP model that compares edits. Default: the model's own.",
+)
 @click.option("--quick", is_flag=True, help="A first look in a minute; marked so in the record.")
 @click.option("--full", is_flag=True, help="The whole protocol; hours on two cores.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")

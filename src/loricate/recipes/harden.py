@@ -79,6 +79,7 @@ def resolve(
     seed: int | None = None,
     device: str | None = None,
     images: Path | None = None,
+    judge: Path | None = None,
     quick: bool = False,
     full: bool = False,
 ) -> HardenSpec:
@@ -93,6 +94,7 @@ def resolve(
         seed: Root of every draw.
         device: Where to run.
         images: Folder of pictures.
+        judge: Folder of a CLIP-like judge.
         quick: Shorten everything, and mark it.
         full: The whole protocol.
 
@@ -106,7 +108,7 @@ def resolve(
         expected = "at most one of config, quick and full: each stands for a whole plan"
         raise ConfigError(ConfigProblem(key="config", expected=expected, got="several"))
     spec = read_spec(HardenSpec, config) if config else _defaults(epsilon, quick=quick, full=full)
-    given = {"model": model, "seed": seed, "device": device, "images": images}
+    given = {"model": model, "seed": seed, "device": device, "images": images, "judge": judge}
     defense = _over(spec.defense, {"epsilon": epsilon, "rank_budget": rank_budget})
     schedule = _over(defense.schedule, {"steps": steps})
     plan = spec.plan if epsilon is None else _judged_at(spec.plan, epsilon)
