@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -35,8 +35,12 @@ from loricate.basics.errors import ConfigError
 from loricate.basics.quantities import parse_pixel_length
 from loricate.cli.exits import ExitCode, for_outcome
 
+if TYPE_CHECKING:
+    from loricate.lowrank.rules import RankRule
+
 __all__ = [
     "PIXEL_LENGTH",
+    "RANK_RULE",
     "ProgressReport",
     "conclude",
     "json_option",
@@ -64,6 +68,24 @@ class _PixelLength(click.ParamType[float]):
 
 PIXEL_LENGTH = _PixelLength()
 """Type of options such as ``--epsilon``: a number in [0, 1], or a fraction such as ``8/255``."""
+
+
+class _RankRule(click.ParamType["RankRule"]):
+    name = "rule"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> "RankRule":
+        from loricate.lowrank.rules import parse
+
+        try:
+            return parse(value) if isinstance(value, str) else value
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+RANK_RULE = _RankRule()
+"""Type of options such as ``--rule``: how a rank is chosen, such as ``energy:0.95``."""
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON to stdout instead of a table."

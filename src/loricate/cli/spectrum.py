@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from loricate.basics.errors import ConfigError
-from loricate.cli.helpers import json_option, print_json, print_table, progress_report
+from loricate.cli.helpers import RANK_RULE, json_option, print_json, print_table, progress_report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,27 +21,13 @@ __all__ = ["command"]
 _RULES = ("energy:0.9", "energy:0.99", "numerical")
 
 
-class _Rule(click.ParamType["RankRule"]):
-    name = "rule"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> RankRule:
-        from loricate.lowrank.rules import parse
-
-        try:
-            return parse(value) if isinstance(value, str) else value
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
-
-
 @click.command()
 @click.argument("model", required=False, type=click.Path(exists=True, path_type=Path))
 @click.option("--component", default="all", show_default=True, help="vae, unet, text_encoder, ...")
 @click.option(
     "--rule",
     "rules",
-    type=_Rule(),
+    type=RANK_RULE,
     multiple=True,
     default=_RULES,
     show_default=True,
