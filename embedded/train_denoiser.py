@@ -175,7 +175,11 @@ def train(args: argparse.Namespace) -> None:
     data = Data(args, generator)
     schedule = noise_schedule()
     schedule.save_pretrained(args.out / "scheduler")
-    denoiser = architecture(data.latents[0], data.empty.shape[-1], args.channels, args.layers)
+    denoiser = (
+        UNet2DConditionModel.from_pretrained(args.start)
+        if args.start
+        else architecture(data.latents[0], data.empty.shape[-1], args.channels, args.layers)
+    ).train()
     average = copy.deepcopy(denoiser).eval()
     optimizers = optimizers_of(denoiser, OUTER, args.lr)
     spread = data.latents.std((0, 1, 3, 4)).tolist()
@@ -241,6 +245,7 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=Path("build/vae/white"))
     parser.add_argument("--text", type=Path, default=Path("build/text"))
     parser.add_argument("--out", type=Path, default=Path("build/denoiser"))
+    parser.add_argument("--start", type=Path, help="finished denoiser to go on from")
     parser.add_argument("--size", type=int, default=48)
     parser.add_argument("--channels", type=int, nargs="+", default=[64, 192])
     parser.add_argument("--layers", type=int, default=1)
