@@ -36,11 +36,13 @@ from loricate.basics.quantities import parse_pixel_length
 from loricate.cli.exits import ExitCode, for_outcome
 
 if TYPE_CHECKING:
+    from loricate.lowrank.rule_set import RuleSet
     from loricate.lowrank.rules import RankRule
 
 __all__ = [
     "PIXEL_LENGTH",
     "RANK_RULE",
+    "RULE_SET",
     "ProgressReport",
     "conclude",
     "json_option",
@@ -86,6 +88,24 @@ class _RankRule(click.ParamType["RankRule"]):
 
 RANK_RULE = _RankRule()
 """Type of options such as ``--rule``: how a rank is chosen, such as ``energy:0.95``."""
+
+
+class _RuleSet(click.ParamType["RuleSet"]):
+    name = "rules"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> "RuleSet":
+        from loricate.lowrank.rule_set import RuleSet
+
+        try:
+            return RuleSet.parse(value) if isinstance(value, str) else value
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+RULE_SET = _RuleSet()
+"""Type of options that take one rule, or one for each component: ``unet=rank:8,vae=rank:4``."""
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON to stdout instead of a table."

@@ -5,8 +5,8 @@ rule stops at the numerical rank: what lies below is rounding, and keeping it wo
 depend on scale and orientation.
 """
 
+import math
 import operator
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias, final
@@ -15,8 +15,17 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from loricate.basics.arrays import Array, to_numpy, tolerance, unit_roundoff
-from loricate.basics.errors import ConfigError, ConfigProblem, nearest
+from loricate.basics.arrays import Array, to_numpy, tolerance
+from loricate.basics.errors import ConfigError, ConfigProblem, UnsupportedError, nearest
+from loricate.lowrank._rank_rule import (
+    RankRule,
+    Shape,
+    check_share,
+    least_rank,
+    misfit,
+    numerical_rank,
+)
+from loricate.lowrank.peer_rules import PEER_RULES
 
 __all__ = [
     "CutoffRank",
@@ -24,28 +33,12 @@ __all__ = [
     "FixedRank",
     "NuclearRank",
     "NumericalRank",
+    "OptimalRank",
     "RankRule",
     "certified_error",
     "numerical_rank",
     "parse",
 ]
-
-Shape: TypeAlias = tuple[int, int]
-
-
-def numerical_rank(s: Float[Array, " k"], shape: Shape) -> int:
-    """Number of singular values that stand above rounding.
-
-    Args:
-        s: Singular values in descending order.
-        shape: Shape of the matrix they belong to.
-
-    Returns:
-        Count of values above ``max(shape) * unit roundoff * s[0]``.
-    """
-    values = to_numpy(s)
-    # > and not >=: an all-zero matrix has rank 0.
-    return int(np.sum(values > max(shape) * unit_roundoff(s) * values.max(initial=0.0)))
 
 
 def certified_error(s: Float[Array, " k"], shape: Shape, rank: int) -> float:
@@ -72,33 +65,6 @@ def certified_error(s: Float[Array, " k"], shape: Shape, rank: int) -> float:
     return min(1.0, (tail + tolerance(s, shape)) / norm)
 
 
-class RankRule(ABC):
-    """Chooses how many leading singular components to keep."""
-
-    name: ClassVar[str]
-
-    @final
-    def rank(self, s: Float[Array, " k"], shape: Shape) -> int:
-        """Rank kept for a spectrum, never above the numerical rank.
-
-        Args:
-            s: Singular values in descending order.
-            shape: Shape of the matrix they belong to.
-
-        Returns:
-            Rank between 0 and ``min(shape)``; 0 for the zero matrix.
-        """
-        limit = numerical_rank(s, shape)
-        if limit == 0:
-            return 0
-        values = to_numpy(s)
-        return min(limit, self._wanted(values, slack=tolerance(s, shape) / float(values[0])))
-
-    @abstractmethod
-    def _wanted(self, s: NDArray[np.float64], slack: float) -> int:
-        """Rank before the numerical rank caps it; ``s[0]`` is positive."""
-
-
 @final
 @dataclass(frozen=True)
 class FixedRank(RankRule):
@@ -113,12 +79,12 @@ class FixedRank(RankRule):
 
     def __post_init__(self) -> None:
         if operator.index(self.k) < 1:
-            raise _misfit(self.name, "a whole number of at least 1", self.k)
+            raise misfit(self.name, "a whole number of at least 1", self.k)
 
     def __str__(self) -> str:
         return f"{self.name}:{self.k}"
 
-    def _wanted(self, s: NDArray[np.float64], slack: float) -> int:
+    def _wanted(self, s: NDArray[np.float64], shape: Shape, slack: float) -> int:
         return self.k
 
 
@@ -138,13 +104,13 @@ class EnergyRank(RankRule):
     p: float
 
     def __post_init__(self) -> None:
-        _check_share(self.name, self.p)
+        check_share(self.name, self.p)
 
     def __str__(self) -> str:
         return f"{self.name}:{self.p!r}"
 
-    def _wanted(self, s: NDArray[np.float64], slack: float) -> int:
-        return _least_rank((s / s[0]) ** 2, self.p, slack)
+    def _wanted(self, s: NDArray[np.float64], shape: Shape, slack: float) -> int:
+        return s.size if self.p == 1.0 else least_rank((s / s[0]) ** 2, self.p, slack)
 
 
 @final
@@ -162,13 +128,13 @@ class NuclearRank(RankRule):
     p: float
 
     def __post_init__(self) -> None:
-        _check_share(self.name, self.p)
+        check_share(self.name, self.p)
 
     def __str__(self) -> str:
         return f"{self.name}:{self.p!r}"
 
-    def _wanted(self, s: NDArray[np.float64], slack: float) -> int:
-        return _least_rank(s / s[0], self.p, slack)
+    def _wanted(self, s: NDArray[np.float64], shape: Shape, slack: float) -> int:
+        return s.size if self.p == 1.0 else least_rank(s / s[0], self.p, slack)
 
 
 @final
@@ -185,12 +151,12 @@ class CutoffRank(RankRule):
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.c < 1.0:
-            raise _misfit(self.name, "a fraction in [0, 1)", self.c)
+            raise misfit(self.name, "a fraction in [0, 1)", self.c)
 
     def __str__(self) -> str:
         return f"{self.name}:{self.c!r}"
 
-    def _wanted(self, s: NDArray[np.float64], slack: float) -> int:
+    def _wanted(self, s: NDArray[np.float64], shape: Shape, slack: float) -> int:
         return int(np.sum(s / s[0] > self.c + slack))
 
 
@@ -204,8 +170,51 @@ class NumericalRank(RankRule):
     def __str__(self) -> str:
         return self.name
 
-    def _wanted(self, s: NDArray[np.float64], slack: float) -> int:
+    def _wanted(self, s: NDArray[np.float64], shape: Shape, slack: float) -> int:
         return s.size
+
+
+@final
+@dataclass(frozen=True)
+class OptimalRank(RankRule):
+    """Every component above the optimal hard threshold for white noise of unknown level.
+
+    The noise level comes from the median singular value, so the matrix must hold noise in every
+    direction, as the difference of two trained weights does. A product of rank r has no noise
+    floor and is refused.
+
+    Source: Gavish & Donoho 2014 [gavish2014], equations 4 and 11; the median of the
+    Marchenko-Pastur law is integrated numerically.
+    """
+
+    name: ClassVar[str] = "optimal"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def _wanted(self, s: NDArray[np.float64], shape: Shape, slack: float) -> int:
+        if s.size < min(shape):
+            what = f"a {shape[0]} x {shape[1]} matrix known to have rank {s.size} at most"
+            hint = "it has no noise floor to find; use 'energy:P', 'numerical' or 'rank:K'"
+            raise UnsupportedError(what, by=f"rule {self.name!r}", hint=hint)
+        aspect = min(shape) / max(shape)
+        return int(np.sum(s > _known_noise(aspect) / math.sqrt(_median(aspect)) * np.median(s)))
+
+
+def _known_noise(aspect: float) -> float:
+    # Threshold in units of noise level * root of the longer side.
+    root = aspect + 1.0 + math.sqrt(aspect**2 + 14.0 * aspect + 1.0)
+    return math.sqrt(2.0 * (aspect + 1.0) + 8.0 * aspect / root)
+
+
+def _median(aspect: float) -> float:
+    # Of the Marchenko-Pastur law, x = 1 + aspect + 2 * sqrt(aspect) * cos(theta), whose density in
+    # theta is smooth; midpoints keep off the removable singularity at x = 0.
+    steps = 20_000
+    theta = (np.arange(steps) + 0.5) * (math.pi / steps)
+    x = 1.0 + aspect + 2.0 * math.sqrt(aspect) * np.cos(theta)
+    mass = np.cumsum(np.sin(theta) ** 2 / x)
+    return float(np.interp(0.5 * mass[-1], mass, x))
 
 
 def parse(text: str) -> RankRule:
@@ -213,7 +222,8 @@ def parse(text: str) -> RankRule:
 
     Args:
         text: ``"fixed:8"`` (or ``"rank:8"``), ``"energy:0.95"``, ``"nuclear:0.9"``,
-            ``"cutoff:0.01"`` or ``"numerical"``; the inverse of ``str(rule)``.
+            ``"cutoff:0.01"``, ``"numerical"``, ``"optimal"``, or the rule of another tool such as
+            ``"kohya:sv_fro:0.9"``; the inverse of ``str(rule)``.
 
     Returns:
         The rule.
@@ -221,42 +231,29 @@ def parse(text: str) -> RankRule:
     Raises:
         ConfigError: Unknown name, or a value that is missing, superfluous or out of range.
     """
-    name, _, value = text.strip().partition(":")
-    if name == "numerical" and not value:
-        return NumericalRank()
-    if name not in _RULES:
-        expected = f"one of {', '.join([*_RULES, 'numerical'])}, such as 'energy:0.95'"
-        close = nearest(name, [*_RULES, "numerical"])
+    words = text.strip().split(":")
+    owned = ":".join(words[:2]) in _RULES
+    name, values = (":".join(words[:2]), words[2:]) if owned else (words[0], words[1:])
+    if name not in _RULES or (values and not _RULES[name][1]):
+        expected = f"one of {', '.join(_RULES)}, such as 'energy:0.95'"
+        close = nearest(name if len(words) < 3 else ":".join(words[:2]), _RULES)
         raise ConfigError(ConfigProblem(key="rule", expected=expected, got=text, nearest=close))
-    rule, number = _RULES[name]
+    rule, numbers = _RULES[name]
     try:
-        return rule(number(value))
+        return rule(*(number(value) for number, value in zip(numbers, values, strict=True)))
     except ValueError:
-        raise _misfit(name, "a number after the colon", text) from None
+        raise misfit(name, "a number after the colon", text) from None
 
 
+_Numbers: TypeAlias = tuple[type[int] | type[float], ...]
 # "rank" is how command lines spell a fixed rank.
-_RULES: dict[str, tuple[Callable[..., RankRule], type]] = {
-    "fixed": (FixedRank, int),
-    "rank": (FixedRank, int),
-    "energy": (EnergyRank, float),
-    "nuclear": (NuclearRank, float),
-    "cutoff": (CutoffRank, float),
+_RULES: dict[str, tuple[Callable[..., RankRule], _Numbers]] = {
+    "fixed": (FixedRank, (int,)),
+    "rank": (FixedRank, (int,)),
+    "energy": (EnergyRank, (float,)),
+    "nuclear": (NuclearRank, (float,)),
+    "cutoff": (CutoffRank, (float,)),
+    "numerical": (NumericalRank, ()),
+    "optimal": (OptimalRank, ()),
+    **{rule.name: (rule, (float,)) for rule in PEER_RULES},
 }
-
-
-def _check_share(name: str, p: float) -> None:
-    if not 0.0 < p <= 1.0:
-        raise _misfit(name, "a share in (0, 1]", p)
-
-
-def _misfit(name: str, expected: str, got: object) -> ConfigError:
-    return ConfigError(ConfigProblem(key=f"rule.{name}", expected=expected, got=got))
-
-
-def _least_rank(terms: NDArray[np.float64], p: float, slack: float) -> int:
-    if p == 1.0:
-        return terms.size
-    sums = np.cumsum(terms)
-    # The last sum always qualifies, because sums[-1] is the total itself.
-    return int(np.argmax(sums >= (p - slack) * sums[-1])) + 1

@@ -204,3 +204,39 @@ def test_integers_are_refused():
 def test_misfits_are_shape_errors(act):
     with pytest.raises(ShapeError):
         act()
+
+
+@pytest.mark.parametrize(
+    ("text", "rank"),
+    [
+        # Sums 4, 7, 8 of 8; squares 16, 25, 26 of 26.
+        ("nuclear:0.6", 2),
+        ("kohya:sv_cumulative:0.6", 3),
+        ("lycoris:quantile:0.6", 1),
+        ("energy:0.6", 1),
+        ("peft:energy:0.6", 1),
+        ("kohya:sv_fro:0.7", 2),
+        # One value above 4 / 1.2, two above 4 / 2.
+        ("kohya:sv_ratio:1.2", 2),
+        ("kohya:sv_ratio:2", 3),
+    ],
+)
+def test_tools_differ_by_one(text, rank):
+    assert parse(text).rank(np.array([4.0, 3.0, 1.0]), (3, 3)) == rank
+
+
+def test_kohya_keeps_one_component_of_what_it_takes_for_zero():
+    assert parse("kohya:sv_ratio:10").rank(np.array([1e-6, 9e-7]), (2, 2)) == 1
+    assert parse("kohya:sv_ratio:10").rank(np.zeros(2), (2, 2)) == 0
+
+
+@pytest.mark.parametrize(
+    ("sides", "factor"), [((1000, 1000), 2.858), ((500, 1000), 2.1711), ((50, 1000), 1.5194)]
+)
+def test_optimal_threshold_over_the_median(sides, factor):
+    # The published factors of the median, met from both sides: one value stands out, and the
+    # median of the others is 1.
+    for nudge, rank in ((0.999, 0), (1.001, 1)):
+        s = np.ones(min(sides))
+        s[0] = factor * nudge
+        assert parse("optimal").rank(s, sides) == rank
