@@ -1,5 +1,7 @@
 """One way to treat numpy and torch arrays alike, and the table of tolerances."""
 
+from collections.abc import Hashable
+from functools import cache
 from typing import Any
 
 import array_api_compat
@@ -56,6 +58,12 @@ def dtype_name(array: Array) -> str:
     """
     # numpy's scalar types are classes, whose attribute "dtype" is not their dtype.
     dtype = np.dtype(array) if isinstance(array, type) else getattr(array, "dtype", array)
+    return _name(dtype)
+
+
+@cache
+def _name(dtype: Hashable) -> str:
+    # numpy takes microseconds to spell a name, which small matrices would notice.
     return str(dtype).removeprefix("torch.")
 
 

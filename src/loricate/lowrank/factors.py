@@ -110,4 +110,5 @@ class LowRank:
     def cast(self, like: Array) -> "LowRank":
         """The same factors, rounded to the dtype of another array of the same library."""
         xp = namespace(like)
-        return replace(self, A=xp.astype(self.A, like.dtype), B=xp.astype(self.B, like.dtype))
+        a, b = (xp.astype(factor, like.dtype, copy=False) for factor in (self.A, self.B))
+        return replace(self, A=a, B=b)

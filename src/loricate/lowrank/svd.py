@@ -3,13 +3,14 @@
 All compute in float32 or wider and return factors in the dtype of their input.
 """
 
+import math
 from dataclasses import dataclass
 from typing import final
 
 from jaxtyping import Float
 
 from loricate.basics.arrays import Array, namespace, require_finite, unit_roundoff, upcast
-from loricate.basics.errors import ShapeError
+from loricate.basics.errors import NumericalError, ShapeError
 from loricate.lowrank.factors import LowRank
 from loricate.lowrank.rules import NumericalRank, RankRule
 
@@ -77,10 +78,15 @@ def factored_svd(update: LowRank) -> SVD:
     Source: Golub & Van Loan 2013 [golub2013], section 5.2.
     """
     xp = namespace(update.B)
-    q_b, r_b = xp.linalg.qr(require_matrix(update.B))
-    q_a, r_a = xp.linalg.qr(require_matrix(update.A).T)
-    u, s, vh = xp.linalg.svd(update.scale * (r_b @ r_a.T), full_matrices=False)
+    q_b, r_b = xp.linalg.qr(upcast(update.B))
+    q_a, r_a = xp.linalg.qr(upcast(update.A).T)
     floor = _rounding(update, r_b, r_a)
+    # What is not finite in a factor is not finite here either, and here is less to look at.
+    if not math.isfinite(floor):
+        require_finite(update.A, where="A")
+        require_finite(update.B, where="B")
+        raise NumericalError("the product of two finite factors overflows", where="update")
+    u, s, vh = xp.linalg.svd(update.scale * (r_b @ r_a.T), full_matrices=False)
     return SVD(q_b @ u, xp.where(s > floor, s, xp.zeros_like(s)), vh @ q_a.T)
 
 
