@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
@@ -11,7 +11,14 @@ import numpy as np
 from loricate.adapters.tensors import TensorFile
 from loricate.basics.errors import ConfigError, ConfigProblem, HostileFileError, PrerequisiteError
 
-__all__ = ["Weights", "component_folder", "open_model", "open_weights"]
+__all__ = [
+    "StoredArray",
+    "Weights",
+    "component_folder",
+    "open_file",
+    "open_model",
+    "open_weights",
+]
 
 StoredArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -22,6 +29,7 @@ _SINGLE_FILE = {
     "cond_stage_model.transformer.": "text_encoder",
     "cond_stage_model.model.": "text_encoder",
     "conditioner.embedders.0.transformer.": "text_encoder",
+    "conditioner.embedders.0.model.": "text_encoder_2",  # the refiner has this one alone
     "conditioner.embedders.1.model.": "text_encoder_2",
 }
 
@@ -34,14 +42,16 @@ class Weights(Mapping[str, StoredArray]):
     Args:
         sources: File of each tensor, and its name there.
         stem: File name the weights go by, without variant, shard and ending.
+        shapes: Shapes that differ from those in the file, by axes of length 1.
     """
 
     sources: Mapping[str, tuple[TensorFile, str]]
     stem: str
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> StoredArray:
         file, key = self.sources[name]
-        return file[key]
+        return file[key].reshape(self.shape(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.sources)
@@ -52,12 +62,31 @@ class Weights(Mapping[str, StoredArray]):
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, from the header alone."""
         file, key = self.sources[name]
-        return file.infos[key].shape
+        return self.shapes.get(name, file.infos[key].shape)
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """Dtype of a tensor, from the header alone."""
         file, key = self.sources[name]
         return file.infos[key].dtype
+
+    def in_disk_order(self) -> list[str]:
+        """Names in the order of the bytes, in which reading is fastest."""
+
+        def place(name: str) -> tuple[Path, int]:
+            file, key = self.sources[name]
+            return file.path, file.infos[key].start
+
+        return sorted(self, key=place)
+
+
+def open_file(path: Path) -> Weights:
+    """All tensors of one safetensors file, under the names they have there.
+
+    Raises:
+        HostileFileError: The file is malformed.
+    """
+    file = TensorFile(path)
+    return Weights({key: (file, key) for key in file}, path.name.partition(".")[0])
 
 
 def open_model(path: str | Path) -> dict[str, Weights]:
@@ -93,7 +122,8 @@ def component_folder(model: Path, component: str) -> Path:
     Raises:
         PrerequisiteError: There is no such component.
     """
-    for folder in (model / component, model):
+    is_pipeline = (model / "model_index.json").exists()
+    for folder in (model / component,) if is_pipeline else (model / component, model):
         if any(folder.glob("*.safetensors")):
             return folder
     missing = f"component {component!r} with safetensors weights in {str(model)!r}"

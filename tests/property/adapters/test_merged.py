@@ -107,7 +107,7 @@ def test_misfits_name_module_and_fix(tmp_path):
     form = Merged(base=base)
     with pytest.raises(ConfigError) as caught:
         form.write(one("conv2"), tmp_path / "out")
-    assert caught.value.problems[0].nearest == "conv1.weight"
+    assert caught.value.problems[0].nearest == "conv1"
     with pytest.raises(ShapeError) as caught:
         form.write(one(kernel=(4, 3, 3)), tmp_path / "out")
     assert caught.value.where == "conv1.weight"

@@ -1,7 +1,6 @@
-"""Component folder with the update written into its weights."""
+"""Model with the update written into its weights: folders, checkpoints and VAE files."""
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
@@ -9,21 +8,20 @@ from typing import Literal, final
 import numpy as np
 
 from loricate.adapters.adapter import Adapter, Target, Update
+from loricate.adapters.baked_files import BakedTensor, Baking, bake_part
+from loricate.adapters.baking import FLOATS
 from loricate.adapters.format import Format
-from loricate.adapters.names import spellings
-from loricate.adapters.tensors import save_tensors, staged_folder, to_storage
-from loricate.adapters.weights import StoredArray, Weights, component_folder, open_weights
-from loricate.basics.arrays import dtype_name
-from loricate.basics.errors import (
-    ConfigError,
-    ConfigProblem,
-    NumericalError,
-    ShapeError,
-    UnsupportedError,
-    nearest,
+from loricate.adapters.parts import Part, as_single_vae, open_parts, step_of, write_copy
+from loricate.adapters.slots import slots_of
+from loricate.adapters.weights import (
+    StoredArray,
+    Weights,
+    component_folder,
+    open_model,
+    open_weights,
 )
-from loricate.lowrank.factors import LowRank
-from loricate.lowrank.merge import merge
+from loricate.basics.arrays import dtype_name
+from loricate.basics.errors import ConfigError, ConfigProblem, ShapeError, UnsupportedError
 from loricate.lowrank.rules import EnergyRank, RankRule
 from loricate.lowrank.svd import truncated_svd
 
@@ -32,113 +30,153 @@ __all__ = ["Merged"]
 # What rounding the merged weights to their dtype did looks like an update of full rank.
 _ABOVE_ROUNDING = EnergyRank(0.9999)
 
-_FLOATS = ("float64", "float32", "float16", "bfloat16")
+_ME = "format 'merged'"
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Merged(Format):
-    """Drop-in copy of a base component, for loaders that know no adapters.
+    """Drop-in copy of a base, for loaders that know no adapters.
+
+    A checkpoint in one file becomes another in the same layout, a component folder another
+    component folder, a diffusers folder a complete diffusers folder. An autoencoder also becomes
+    a VAE file for user interfaces, if the path ends in ``.safetensors``.
 
     Args:
-        base: Folder of the base component, or the diffusers folder around it.
-        component: Component of the adapter to merge.
-        dtype: ``"float32"`` stores all floats so; ``None`` keeps the dtype of each base tensor,
-            to which the sum is rounded once.
+        base: Safetensors file, folder of the base component, or the diffusers folder around it.
+        component: Component of the adapter to merge, and the only one written of a folder;
+            ``None`` takes all of the adapter and writes the whole model.
+        dtype: Name of the dtype all floats are stored in; ``None`` keeps that of each base
+            tensor, to which the sum is rounded once.
         rule: Rank kept when an adapter is read back.
+        vae_prefix: Prefix of the names in a VAE file made of a folder.
     """
 
     base: Path
-    component: str = "vae"
-    dtype: Literal["float32"] | None = None
+    component: str | None = "vae"
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
     rule: RankRule = _ABOVE_ROUNDING
+    vae_prefix: Literal["", "first_stage_model."] = ""
 
     def read(self, path: Path) -> Adapter:
-        """Adapter that leads from the base to a merged folder, by SVD of the differences."""
-        base = open_weights(component_folder(self.base, self.component))
-        merged = open_weights(component_folder(Path(path), self.component))
-        if base.keys() != merged.keys():
-            differing = sorted(base.keys() ^ merged.keys())
-            raise UnsupportedError(
-                f"another set of tensors than the base, {differing[:3]},", by=_ME
-            )
-        updates = {
-            Target(self.component, name.removesuffix(".weight")): update
-            for name in base
-            if (update := self._difference(name, base, merged)) is not None
-        }
+        """Adapter that leads from the base to a merged model, by SVD of the differences."""
+        updates: dict[Target, Update] = {}
+        for component, before, after in self._components(Path(path)):
+            if before.keys() != after.keys():
+                differing = sorted(before.keys() ^ after.keys())
+                raise UnsupportedError(
+                    f"another set of tensors than the base, {differing[:3]},", by=_ME
+                )
+            for module, update in self._differences(component, before, after):
+                updates[Target(component, module)] = update
         return Adapter(updates)
 
     def write(self, adapter: Adapter, path: Path) -> None:
-        """Write the component with the adapter merged, and its configuration, into a folder."""
-        if foreign := sorted({*adapter.components} - {self.component}):
+        """Write the base with the adapter merged, and its configuration."""
+        self.bake(adapter, Path(path))
+
+    def bake(
+        self,
+        adapter: Adapter,
+        path: Path,
+        *,
+        provenance: Mapping[str, str] | None = None,
+        observe: Callable[[int, int], None] = lambda done, total: None,
+    ) -> tuple[BakedTensor, ...]:
+        """Write the base with the adapter merged, and say what rounding cost.
+
+        Args:
+            adapter: What to merge.
+            path: File or folder.
+            provenance: What the header says about the update. A record of the base is then kept
+                beside each file of weights, from which the base can be restored to the bit.
+            observe: Called with (done, total) after each tensor.
+
+        Returns:
+            One entry for each tensor that is not the base's.
+
+        Raises:
+            ConfigError: The base lacks a component or module, or is at the path itself.
+            ShapeError: An update does not fit its weight.
+            UnsupportedError: A layout cannot hold what is asked for.
+            NumericalError: A value does not fit into the dtype.
+        """
+        parts = self.parts(adapter, path)
+        how = Baking(dtype=self.dtype, provenance=provenance, observe=step_of(parts, observe))
+        baked: list[BakedTensor] = []
+        write_copy(self._root, path, parts, lambda part, at: baked.extend(bake_part(part, at, how)))
+        return tuple(baked)
+
+    def parts(self, adapter: Adapter, path: Path) -> tuple[Part, ...]:
+        """The files of the base that an adapter changes, as they are laid out at a path.
+
+        Args:
+            adapter: What to merge.
+            path: File or folder.
+
+        Raises:
+            ConfigError: The base lacks a component or module, or the path suits another layout.
+            ShapeError: An update does not fit its weight.
+            UnsupportedError: A layout cannot hold what is asked for.
+        """
+        if self.component is not None and adapter.components not in ((), (self.component,)):
             hint = "pick the component with Adapter.only"
-            raise UnsupportedError(f"components {foreign}", by=_ME, hint=hint)
-        folder = component_folder(self.base, self.component)
-        if Path(path).resolve() == folder.resolve():
-            problem = ConfigProblem(key="path", expected="a folder besides the base", got=str(path))
-            raise ConfigError(problem)
-        base = open_weights(folder)
-        updates = _by_weight(adapter.modules(self.component), base)
-        tensors = {name: self._merged(name, base, updates.get(name)) for name in base}
-        with staged_folder(path) as staged:
-            save_tensors(staged / f"{base.stem}.safetensors", tensors)
-            for config in folder.glob("*.json"):
-                if not config.name.endswith(".index.json"):
-                    shutil.copyfile(config, staged / config.name)
+            raise UnsupportedError(f"components {adapter.components}", by=_ME, hint=hint)
+        is_file = path.suffix == ".safetensors"
+        if self.base.is_file() and not is_file:
+            expected = "a .safetensors file, as the base is one"
+            raise ConfigError(ConfigProblem(key="out", expected=expected, got=str(path)))
+        parts = open_parts(self._root, adapter)
+        if not is_file or self.base.is_file():
+            return parts
+        if adapter.components != ("vae",):
+            hint = "name a folder"
+            raise UnsupportedError(f"{adapter.components} in one file", by=_ME, hint=hint)
+        return (as_single_vae(parts[0], self.vae_prefix),)
 
-    def _merged(self, name: str, base: Weights, update: Update | None) -> StoredArray:
-        weight = base[name]
-        if self.dtype is not None and dtype_name(weight) in _FLOATS:
-            weight = weight.astype(self.dtype)
-        if update is None:
-            return weight
-        if _without_1x1(weight.shape) != _without_1x1(update.weight_shape):
-            raise ShapeError(f"a weight of shape {update.weight_shape}", weight.shape, where=name)
-        try:
-            merged = merge(weight.reshape(weight.shape[0], -1), _in_numpy(update.factors))
-        except NumericalError as error:
-            hint = "store it as float32" if dtype_name(weight) == "float16" else None
-            raise NumericalError(error.what, where=name, hint=hint) from None
-        return np.asarray(merged).reshape(weight.shape)
+    @property
+    def _root(self) -> Path:
+        if self.component is None or not self.base.is_dir():
+            return self.base
+        return component_folder(self.base, self.component)
 
-    def _difference(self, name: str, base: Weights, merged: Weights) -> Update | None:
-        before, after = base[name], merged[name]
-        if before.shape != after.shape:
-            raise ShapeError(f"the shape of the base, {before.shape}", after.shape, where=name)
-        if dtype_name(before) not in _FLOATS or np.array_equal(before, after.astype(before.dtype)):
-            return None
-        if before.ndim not in (2, 4) or not name.endswith(".weight"):
-            raise UnsupportedError(f"a change of {name!r}, which is not low-rank,", by=_ME)
+    def _components(self, path: Path) -> Iterator[tuple[str, Weights, Weights]]:
+        if self.component is not None and self.base.is_dir():
+            folder = component_folder(path, self.component)
+            yield self.component, open_weights(self._root), open_weights(folder)
+            return
+        before, after = open_model(self.base), open_model(path)
+        if self.component is not None and len(before) == len(after) == 1:
+            # A file of one component does not say which.
+            yield self.component, next(iter(before.values())), next(iter(after.values()))
+            return
+        for component in before.keys() & after.keys():
+            if self.component in (None, component):
+                yield component, before[component], after[component]
+
+    def _differences(
+        self, component: str, before: Weights, after: Weights
+    ) -> Iterator[tuple[str, Update]]:
+        changed = {name for name in before if not _is_same(name, before[name], after[name])}
+        # The name in diffusers comes last, and is the one that adapters go by.
+        modules = {slot: module for module, slot in slots_of(component, before).items()}
+        low_rank = {slot.name for slot in modules if len(slot.shape(before)) in (2, 4)}
+        if others := changed - low_rank:
+            raise UnsupportedError(f"a change of {min(others)!r}, which is not low-rank,", by=_ME)
+        for slot, module in modules.items():
+            pair = slot.of(before), slot.of(after)
+            if slot.name in changed and not _is_same(slot.name, *pair):
+                yield module, self._difference(*pair)
+
+    def _difference(self, before: StoredArray, after: StoredArray) -> Update:
         wide = np.promote_types(np.float32, after.dtype)
         change = after.astype(wide) - before.astype(wide)
         factors = truncated_svd(change.reshape(change.shape[0], -1), self.rule)
         return Update(factors, before.shape[1:] if before.ndim == 4 else None)
 
 
-_ME = "format 'merged'"
-
-
-def _by_weight(modules: Mapping[str, Update], base: Weights) -> dict[str, Update]:
-    named = {_weight_name(module, base): update for module, update in modules.items()}
-    if len(named) < len(modules):
-        raise UnsupportedError("one weight under two spellings", by=_ME)
-    return named
-
-
-def _in_numpy(factors: LowRank) -> LowRank:
-    return LowRank(to_storage(factors.A), to_storage(factors.B), factors.scale)
-
-
-def _weight_name(module: str, base: Weights) -> str:
-    for spelling in spellings(module):
-        if (name := f"{spelling}.weight") in base:
-            return name
-    close = nearest(f"{module}.weight", base)
-    expected = "a module of the base"
-    raise ConfigError(ConfigProblem(key="adapter", expected=expected, got=module, nearest=close))
-
-
-def _without_1x1(shape: tuple[int, ...]) -> tuple[int, ...]:
-    # The same layer is a Linear in one version of a model and a 1x1 convolution in another.
-    return shape[:2] if shape[2:] == (1, 1) else shape
+def _is_same(name: str, before: StoredArray, after: StoredArray) -> bool:
+    if before.shape != after.shape:
+        raise ShapeError(f"the shape of the base, {before.shape}", after.shape, where=name)
+    is_float = dtype_name(before) in FLOATS
+    return not is_float or np.array_equal(before, after.astype(before.dtype))

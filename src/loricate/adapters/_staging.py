@@ -1,0 +1,48 @@
+"""Files and folders that appear together or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["staged"]
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A place to write a file or a folder, which appears at ``path`` when the block is over.
+
+    What the block writes beside it appears beside ``path``. A folder that exists already keeps
+    its other files; nothing changes when the block raises.
+
+    Args:
+        path: Destination.
+
+    Yields:
+        The destination's stand-in, in a temporary folder on the same disk.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        yield Path(folder) / path.name
+        entries = sorted(Path(folder).iterdir(), key=lambda entry: entry.name == path.name)
+        for entry in entries:
+            _flush(entry)
+        for entry in entries:
+            _publish(entry, path.parent / entry.name)
+
+
+def _flush(path: Path) -> None:
+    # Without it a power cut may leave a complete name on an incomplete file.
+    for file in [path, *path.rglob("*")]:
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+
+
+def _publish(entry: Path, target: Path) -> None:
+    if entry.is_dir() and target.is_dir():
+        for below in sorted(entry.iterdir()):
+            _publish(below, target / below.name)
+    else:
+        entry.replace(target)
