@@ -1,0 +1,160 @@
+"""An adapter written into the weights of a model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from loricate.adapters.adapter import Adapter
+from loricate.adapters.baked_files import BakedTensor
+from loricate.adapters.formats.merged import Merged
+from loricate.adapters.formats.peft import PEFT
+from loricate.adapters.weights import Weights, open_model
+from loricate.basics.arrays import Array
+from loricate.basics.errors import ConfigError, ConfigProblem, IntegrityError, UnsupportedError
+from loricate.integrity.digest import digest
+
+__all__ = ["BASE_DIGEST", "BakeReport", "DtypeName", "adapter_digest", "bake", "open_part"]
+
+DtypeName = Literal["float32", "float16", "bfloat16"]
+
+BASE_DIGEST = "loricate.base_digest"
+"""Metadata of an adapter: digest of the tensors of its base, as the component stores them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BakeReport:
+    """What was written.
+
+    Args:
+        out: File or folder.
+        components: Components that were updated.
+        modules: Number of modules that were updated.
+        adapter_digest: Digest of the factors and scales.
+        gain: Factor in front of the update.
+        tensors: Every stored tensor that is not the base's.
+    """
+
+    out: Path
+    components: tuple[str, ...]
+    modules: int
+    adapter_digest: str
+    gain: float
+    tensors: tuple[BakedTensor, ...]
+
+    @property
+    def n_underflow(self) -> int:
+        """Entries that rounding to the stored dtype made zero."""
+        return sum(tensor.loss.n_underflow for tensor in self.tensors)
+
+    @property
+    def retained_energy(self) -> float:
+        """Share of the squared norm of the update that reached the weights."""
+        update = sum(tensor.loss.update_norm**2 for tensor in self.tensors)
+        lost = sum(tensor.loss.lost_norm**2 for tensor in self.tensors)
+        return max(0.0, 1.0 - lost / update) if update else 1.0
+
+
+def bake(
+    adapter: Path,
+    base: Path,
+    out: Path,
+    *,
+    component: str | None = None,
+    dtype: DtypeName | None = None,
+    gain: float = 1.0,
+    observer: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> BakeReport:
+    """Write an adapter into the weights of a model, in the layout of the model.
+
+    Beside each file of weights a record of the base is kept, which ``unbake`` needs to restore
+    the base to the bit.
+
+    Args:
+        adapter: File or folder in any form.
+        base: Diffusers folder, folder of one component, or safetensors file.
+        out: Copy to write. A diffusers folder becomes a complete diffusers folder, a file a file;
+            an autoencoder's folder becomes a VAE file if this ends in ``.safetensors``.
+        component: Component the adapter is for, or the only one to bake.
+        dtype: Dtype of all floats; ``None`` keeps those of the base.
+        gain: Factor in front of the update.
+        observer: Called with (stage, done, total) after every tensor.
+
+    Returns:
+        What was written, and what rounding cost.
+
+    Raises:
+        ConfigError: The base lacks a component or a module, or is the destination.
+        ShapeError: An update does not fit its weight.
+        UnsupportedError: The adapter is no plain LoRA, or the layout cannot hold the result.
+        NumericalError: A value does not fit into the dtype.
+        IntegrityError: The adapter names another base.
+    """
+    opened = open_part(adapter, component, base)
+    _require_apart(adapter, out)
+    _require_named_base(opened, base)
+    provenance = {"adapter": adapter_digest(opened), "gain": repr(gain)}
+    tensors = Merged(base=base, component=None, dtype=dtype).bake(
+        opened.scaled(gain),
+        out,
+        provenance=provenance,
+        observe=lambda done, total: observer("bake", done, total),
+    )
+    return BakeReport(
+        out=out,
+        components=opened.components,
+        modules=len(opened),
+        adapter_digest=provenance["adapter"],
+        gain=gain,
+        tensors=tensors,
+    )
+
+
+def open_part(path: Path, component: str | None, base: Path | None) -> Adapter:
+    """The adapter at a path, or its part for one component.
+
+    Args:
+        path: File or folder in any form.
+        component: Component that is meant; ``None`` means all.
+        base: Model whose module names may be needed to read the file.
+
+    Raises:
+        ConfigError: The adapter does not update that component.
+        UnsupportedError: The adapter updates nothing.
+    """
+    adapter = PEFT(component=component).read(path)
+    if component is not None and component not in adapter.components:
+        expected = f"one of {', '.join(adapter.components)}, as in the adapter"
+        problem = ConfigProblem(key="component", expected=expected, got=component)
+        raise ConfigError(problem, file=path)
+    if not adapter:
+        raise UnsupportedError("an adapter without updates", by="bake and unbake")
+    return adapter if component is None else adapter.only([component])
+
+
+def adapter_digest(adapter: Adapter) -> str:
+    """Digest of everything that decides what an adapter adds to weights."""
+    tensors: dict[str, Array] = {}
+    for target, update in adapter.items():
+        factors = update.factors
+        tensors |= {f"{target}.{factors.scale!r}.{side}": getattr(factors, side) for side in "AB"}
+    return digest(tensors)
+
+
+def _require_apart(adapter: Path, out: Path) -> None:
+    ours, theirs = out.resolve(), adapter.resolve()
+    if ours == theirs or ours in theirs.parents or theirs in ours.parents:
+        expected = "a path besides the adapter"
+        raise ConfigError(ConfigProblem(key="out", expected=expected, got=str(out)))
+
+
+def _require_named_base(adapter: Adapter, base: Path) -> None:
+    stated = adapter.metadata.get(BASE_DIGEST)
+    if stated is None:
+        return
+    components = open_model(base)
+    weights: Weights | None = components.get(adapter.components[0])
+    if weights is None and len(components) == 1:
+        weights = next(iter(components.values()))
+    if len(adapter.components) == 1 and weights is not None and digest(weights) != stated:
+        raise IntegrityError(f"digest of the base {str(base)!r} and the one the adapter names")
