@@ -9,6 +9,7 @@ import pytest
 from loricate.adapters.adapter import Adapter, Target, Update
 from loricate.adapters.formats.merged import Merged
 from loricate.adapters.formats.peft import PEFT
+from loricate.basics.arrays import to_numpy
 from loricate.families.sd15 import SD15
 
 torch = pytest.importorskip("torch")
@@ -377,3 +378,21 @@ def test_a_vae_file_is_a_drop_in(prefix, rng, seed, tmp_path):
         str(tmp_path / "twice.safetensors"), config=str(tmp_path / "vae")
     )
     close(outputs(twice.eval(), "vae"), outputs(expected, "vae"))
+
+
+def test_updates_are_read_back_from_a_checkpoint_under_their_diffusers_names(rng, seed, tmp_path):
+    torch.manual_seed(seed)
+    prefix, (build, kind, component) = list(CHECKPOINTS["sdxl"].items())[-1]
+    model = build().eval().double()
+    base, out = tmp_path / "base.safetensors", tmp_path / "out.safetensors"
+    tensors = {prefix + n: t.contiguous() for n, t in in_ldm(model, kind).items()}
+    safetensors_torch.save_file(tensors, base)
+    adapter = adapter_of(model, component, rng)
+    form = Merged(base=base, component=component)
+    form.write(adapter, out)
+    back = form.read(out)
+    assert back.keys() == adapter.keys()
+    for target, update in adapter.items():
+        off, dense = back[target].dense() - to_numpy(update.dense()), to_numpy(update.dense())
+        assert np.linalg.norm(off) <= (1 - form.rule.p) ** 0.5 * np.linalg.norm(dense)
+        assert back[target].rank == update.rank

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from loricate.adapters._single_file import single_file_vae_names
+from loricate.adapters import sgm
 from loricate.adapters._staging import staged
 from loricate.adapters.adapter import Adapter, Update
 from loricate.adapters.baking import FLOATS, Patch
+from loricate.adapters.names import spellings
 from loricate.adapters.slots import Slot, find_slot, slots_of, without_ones
 from loricate.adapters.weights import (
     Weights,
@@ -31,7 +32,8 @@ __all__ = ["Part", "as_single_vae", "open_parts", "step_of", "write_copy"]
 
 _BY = "merging"
 _UNKNOWN = "model"
-_VAE_LAYER = "decoder.mid.block_1.conv1.weight"
+_SINGLE_VAE = "the single-file form of Stable Diffusion's autoencoder"
+_FINEST = "decoder.up.0.block.0.conv1.weight"
 _WEIGHT_FILES = (
     ".safetensors",
     ".bin",
@@ -109,11 +111,9 @@ def as_single_vae(part: Part, prefix: str = "") -> Part:
     Raises:
         UnsupportedError: It is of another kind than Stable Diffusion's.
     """
-    modules = {name: name.rpartition(".")[::2] for name in part.weights}
-    names = single_file_vae_names(module for module, _ in modules.values())
-    renamed = {n: f"{prefix}{names[module]}.{leaf}" for n, (module, leaf) in modules.items()}
-    if f"{prefix}{_VAE_LAYER}" not in renamed.values():
-        raise UnsupportedError("an autoencoder of another kind", by="the single-file form")
+    renamed = {name: prefix + _single_file_name(name) for name in part.weights}
+    if prefix + _FINEST not in renamed.values():
+        raise UnsupportedError("an autoencoder of fewer levels", by=_SINGLE_VAE)
     weights = part.weights
     # Its attention is a 1x1 convolution there.
     kernels = {
@@ -212,6 +212,14 @@ def _patch(slot: Slot, update: Update, weights: Weights) -> Patch:
     for factor in (update.factors.A, update.factors.B):
         require_finite(factor, where=slot.name)
     return Patch(slot.start(weights), update.factors, slot.transposed)
+
+
+def _single_file_name(name: str) -> str:
+    module, _, leaf = name.rpartition(".")
+    for spelling in spellings(module):
+        if (renamed := sgm.to_sgm("vae", spelling, family="sd1")) is not None:
+            return f"{renamed}.{leaf}"
+    raise UnsupportedError(repr(name), by=_SINGLE_VAE)
 
 
 def _refuse_overlap(base: Path, out: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from loricate.adapters._single_file import diffusers_names
+from loricate.adapters import sgm
 from loricate.adapters.names import spellings
 from loricate.adapters.weights import StoredArray, Weights
 from loricate.basics.errors import ConfigError, ConfigProblem, nearest
@@ -56,8 +56,8 @@ def slots_of(component: str, weights: Weights) -> dict[str, Slot]:
         weights: Weights of the component, without the prefix of a single file.
     """
     slots = {module: slot for name in weights for module, slot in _modules(name)}
-    renamed = diffusers_names(component, slots)
-    return slots | {renamed[module]: slot for module, slot in slots.items()}
+    renamed = {sgm.to_diffusers(component, module): slot for module, slot in slots.items()}
+    return slots | {module: slot for module, slot in renamed.items() if module is not None}
 
 
 def find_slot(slots: Mapping[str, Slot], module: str) -> Slot:

@@ -7,8 +7,8 @@ from typing import Literal
 
 from loricate.adapters.adapter import Adapter
 from loricate.adapters.baked_files import BakedTensor
+from loricate.adapters.files import open_adapter
 from loricate.adapters.formats.merged import Merged
-from loricate.adapters.formats.peft import PEFT
 from loricate.adapters.weights import Weights, open_model
 from loricate.basics.arrays import Array
 from loricate.basics.errors import ConfigError, ConfigProblem, IntegrityError, UnsupportedError
@@ -122,7 +122,7 @@ def open_part(path: Path, component: str | None, base: Path | None) -> Adapter:
         ConfigError: The adapter does not update that component.
         UnsupportedError: The adapter updates nothing.
     """
-    adapter = PEFT(component=component).read(path)
+    adapter = open_adapter(path, component=component, base=base).adapter
     if component is not None and component not in adapter.components:
         expected = f"one of {', '.join(adapter.components)}, as in the adapter"
         problem = ConfigProblem(key="component", expected=expected, got=component)

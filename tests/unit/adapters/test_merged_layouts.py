@@ -180,3 +180,13 @@ def test_an_overflow_leaves_nothing_behind(tmp_path):
 
 def test_the_record_of_a_base_lies_beside_the_file(tmp_path):
     assert undo_path(tmp_path / "vae.safetensors") == tmp_path / "vae.safetensors.unbake"
+
+
+def test_an_autoencoder_of_another_kind_has_no_single_file_form(tmp_path):
+    adapter = one("decoder.conv_in", "vae")
+    for names in (["decoder.conv_in"], ["decoder.conv_in", "decoder.layers.0"]):
+        folder = tmp_path / str(len(names)) / "vae"
+        save(folder / WEIGHTS, {f"{name}.weight": np.zeros((3, 2)) for name in names})
+        with pytest.raises(UnsupportedError):
+            Merged(base=folder, component=None).write(adapter, tmp_path / "vae.safetensors")
+        assert not (tmp_path / "vae.safetensors").exists()
