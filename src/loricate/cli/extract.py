@@ -129,4 +129,4 @@ def _print(found: Extraction, out: Path) -> None:
     if found.rest:
         log(f"not in the adapter: {', '.join(found.rest)}")
     if found.skipped:
-        log(f"in one model only: {', '.join(found.skipped)}")
+        log(f"not compared: {', '.join(found.skipped)}")

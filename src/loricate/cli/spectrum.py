@@ -31,7 +31,8 @@ _RULES = ("energy:0.9", "energy:0.99", "numerical")
     multiple=True,
     default=_RULES,
     show_default=True,
-    help="Rank rule: fixed:K, energy:P, nuclear:P, cutoff:C or numerical. Repeatable.",
+    help="rank:K, energy:P, nuclear:P, cutoff:C, numerical, optimal or a rule of another tool. "
+    "Repeatable.",
 )
 @click.option(
     "--plot",

@@ -8,20 +8,22 @@ from typing import NamedTuple, final
 import numpy as np
 
 from loricate.adapters.adapter import Target
+from loricate.adapters.baking import FLOATS
 from loricate.adapters.names import spellings
 from loricate.adapters.slots import Slot, slots_of, without_ones
 from loricate.adapters.weights import StoredArray, Weights, open_model
 from loricate.basics.arrays import dtype_name, upcast
 from loricate.basics.errors import ConfigError, ConfigProblem, NumericalError, ShapeError, nearest
+from loricate.recipes.spectrum import TABLES
 
 __all__ = ["Pair", "Pairs", "open_pairs"]
 
 # Entries compared at a time: most changes show early, and a large table costs little memory.
 _BLOCK = 1 << 16
 
-# Tables of vectors, which have two axes but are never multiplied with.
-_TABLES = ("token_embedding", "position_embedding", "embed_tokens", "shared", "wte", "wpe")
-_FLOATS = ("float64", "float32", "float16", "bfloat16")
+# What a checkpoint holds besides its components: averages of the weights, constants.
+_LEFTOVERS = "model"
+
 _TEXT_ROOTS = ("embeddings.", "encoder.", "final_layer_norm")
 _NEW_ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
 
@@ -40,7 +42,7 @@ class _Tensor(NamedTuple):
 
     @property
     def is_matrix(self) -> bool:
-        return len(self.shape) in (2, 4) and 0 not in self.shape and self.dtype in _FLOATS
+        return len(self.shape) in (2, 4) and 0 not in self.shape and self.dtype in FLOATS
 
     def read(self) -> StoredArray:
         return self.slot.of(self.weights)
@@ -89,7 +91,7 @@ class Pair:
         """Whether a low-rank update can hold a change of it."""
         *_, owner, leaf = ("", *self.name.split("."))
         both = self.base.is_matrix and self.tuned.is_matrix
-        return leaf == "weight" and owner not in _TABLES and both
+        return leaf == "weight" and owner not in TABLES and both
 
     @property
     def is_changed(self) -> bool:
@@ -123,7 +125,8 @@ class Pairs:
     Args:
         pairs: Tensors of both, in the order in which the tuned model keeps them.
         unpaired: Tensors of a compared component that only one side has, by the names in diffusers.
-        skipped: Components that only one side has.
+        skipped: Components that only one side has, and ``model`` for what a checkpoint holds
+            besides its components.
     """
 
     pairs: tuple[Pair, ...]
@@ -153,6 +156,8 @@ def open_pairs(base: Path, tuned: Path, component: str | None = None) -> Pairs:
     """
     sides = [_named(open_model(path), component) for path in (base, tuned)]
     common = [name for name in sides[0] if name in sides[1] and component in (None, name)]
+    if len(common) > 1 and _LEFTOVERS in common:
+        common.remove(_LEFTOVERS)
     if not common:
         expected = f"a component of {str(base)!r}: {', '.join(sides[0])}"
         got = component or ", ".join(sides[1])
@@ -169,8 +174,8 @@ def open_pairs(base: Path, tuned: Path, component: str | None = None) -> Pairs:
             for tensor in after
             if tensor in before
         ]
-    others = set(sides[0]) ^ set(sides[1]) if component is None else set()
-    return Pairs(pairs=tuple(pairs), unpaired=tuple(unpaired), skipped=tuple(sorted(others)))
+    skipped = {*sides[0], *sides[1]}.difference(common) if component is None else ()
+    return Pairs(pairs=tuple(pairs), unpaired=tuple(unpaired), skipped=tuple(sorted(skipped)))
 
 
 def _named(components: Mapping[str, Weights], wanted: str | None) -> Mapping[str, Weights]:
@@ -230,7 +235,7 @@ def _unpaired(
     # Not tables of indices, which some versions of transformers store and others do not.
     either = {**before, **after}
     odd = before.keys() ^ after.keys()
-    return sorted(f"{component}/{name}" for name in odd if either[name].dtype in _FLOATS)
+    return sorted(f"{component}/{name}" for name in odd if either[name].dtype in FLOATS)
 
 
 def _pair(component: str, name: str, base: _Tensor, tuned: _Tensor) -> Pair:

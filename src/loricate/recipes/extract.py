@@ -88,7 +88,8 @@ class Extraction:
         n_unchanged: Layers that did not.
         rest: Tensors whose change the adapter does not hold: norms, biases, tables, and tensors
             only one model has.
-        skipped: Components that only one model has.
+        skipped: Parts that were not compared, because only one model has them or no component
+            owns them.
     """
 
     adapter: Adapter

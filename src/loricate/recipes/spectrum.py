@@ -11,10 +11,11 @@ from loricate.basics.errors import ConfigError, ConfigProblem, nearest
 from loricate.lowrank.rules import RankRule, certified_error
 from loricate.lowrank.spectrum import effective_rank, singular_values, stable_rank
 
-__all__ = ["KeptRank", "WeightSpectrum", "spectrum"]
+__all__ = ["TABLES", "KeptRank", "WeightSpectrum", "spectrum"]
 
-# Tables of vectors, which have two axes but are never multiplied with.
-_TABLES = ("token_embedding", "position_embedding", "embed_tokens", "shared", "wte", "wpe")
+TABLES = ("token_embedding", "position_embedding", "embed_tokens", "shared", "wte", "wpe")
+"""Tables of vectors, which have two axes but are never multiplied with."""
+
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -116,7 +117,7 @@ def _component(components: Mapping[str, Weights], name: str) -> Weights:
 def _matrices(weights: Weights) -> Iterator[str]:
     for name in weights:
         module, _, leaf = name.rpartition(".")
-        is_table = module.rpartition(".")[2] in _TABLES
+        is_table = module.rpartition(".")[2] in TABLES
         has_axes = len(weights.shape(name)) in (2, 4) and math.prod(weights.shape(name)) > 0
         is_matrix = leaf == "weight" and has_axes and not is_table
         if is_matrix and dtype_name(weights.dtype(name)) in _FLOATS:
