@@ -12,8 +12,11 @@ from loricate.adapters.adapter import Adapter, Target, Update
 from loricate.adapters.formats.peft import PEFT
 from loricate.adapters.tensors import TensorFile, save_tensors
 from loricate.adapters.undo import undo_path
+from loricate.adapters.weights import open_model
 from loricate.cli.exits import ExitCode
 from loricate.cli.main import run
+from loricate.integrity.digest import digest
+from loricate.recipes.bake import BASE_DIGEST
 
 # rich draws from the global generator when this is first imported.
 importlib.import_module("rich.style")
@@ -94,10 +97,23 @@ def test_the_base_itself_is_proof_too(paths, capsys):
     bake(paths)
     undo_path(baked).unlink()
     assert unbake(paths, "--base", str(base)) == ExitCode.NEGATIVE
-    assert "off by at most" in capsys.readouterr().err
+    assert "off by up to" in capsys.readouterr().err
     assert not restored.exists()
     bake(paths)
     assert unbake(paths, "--base", str(base)) == ExitCode.PASS
+
+
+def test_another_base_is_told_by_its_distance(paths, capsys):
+    bake(paths)
+    file = TensorFile(paths[0])
+    other = {name: np.array(file[name]) for name in file}
+    other["fc.weight"][0, 0] += 2
+    save_tensors(paths[0], other)
+    assert unbake(paths, "--base", str(paths[0])) == ExitCode.NEGATIVE
+    assert "1 of 3 tensors off by up to 2.0e+00" in capsys.readouterr().err
+    save_tensors(paths[0], other | {"more": np.ones(1)})
+    assert unbake(paths, "--base", str(paths[0])) == ExitCode.COULD_NOT_RUN
+    assert "'more'" in capsys.readouterr().err
 
 
 def test_another_adapter_does_not_restore_the_base(paths, rng, capsys):
@@ -105,7 +121,18 @@ def test_another_adapter_does_not_restore_the_base(paths, rng, capsys):
     PEFT().write(adapter(rng), paths[1])
     assert unbake(paths) == ExitCode.NEGATIVE
     assert "another than was baked" in capsys.readouterr().err
+    undo_path(paths[2]).unlink()
+    assert unbake(paths) == ExitCode.NEGATIVE
     assert not paths[3].exists()
+
+
+@pytest.mark.parametrize(("stated", "code"), [("right", 0), ("wrong", 1)])
+def test_an_adapter_that_names_its_base_goes_into_no_other(paths, rng, stated, code):
+    right = digest(open_model(paths[0])["model"])
+    metadata = {BASE_DIGEST: right if stated == "right" else "0" * 64}
+    PEFT().write(Adapter(adapter(rng), metadata), paths[1])
+    assert bake(paths) == code
+    assert paths[2].exists() == (code == 0)
 
 
 def test_a_baked_file_that_was_edited_is_not_the_base(paths, capsys):
@@ -152,6 +179,8 @@ def test_neither_loads_torch(paths):
 import sys
 sys.modules["torch"] = None
 from loricate.cli.main import run
+from loricate.integrity.digest import digest
+from loricate.recipes.bake import BASE_DIGEST
 sys.exit(max(run({there!r}), run({back!r})))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

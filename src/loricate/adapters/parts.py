@@ -85,16 +85,20 @@ def open_parts(base: Path, adapter: Adapter) -> tuple[Part, ...]:
         One part for a file, otherwise one for each component of the adapter.
 
     Raises:
-        ConfigError: The base lacks a component or a module.
+        ConfigError: The base lacks a component or a module, or is the folder of one component
+            where the adapter has several.
         ShapeError: An update does not fit its weight.
         UnsupportedError: A weight is stored in integers or eight bits, or is hit twice.
         NumericalError: An update holds NaN or infinity.
     """
     if base.is_file():
         return (_part_of_file(base, adapter),)
+    folders = {component: component_folder(base, component) for component in adapter.components}
+    if len({*folders.values()}) < len(folders):
+        expected = "the only component in the folder, as the adapter has several"
+        raise ConfigError(ConfigProblem(key="component", expected=expected, got=[*folders]))
     parts = []
-    for component in adapter.components:
-        folder = component_folder(base, component)
+    for component, folder in folders.items():
         weights = open_weights(folder)
         patches = _patches(component, weights, adapter.modules(component))
         parts.append(Part(weights=weights, patches=patches, folder=folder))

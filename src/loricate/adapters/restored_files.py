@@ -1,5 +1,6 @@
 """Files of weights with an update taken out again, and proof that they are the base."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,9 @@ class RestoredTensor:
     Args:
         name: Its name in the file.
         is_base: Whether it is the base's, bit for bit; ``None`` where nothing is known of that.
-        max_error: How far any entry may be off, if the update was added with one rounding.
+        max_error: How far any entry is off the base; where that is unknown, how far it may be off
+            if it was this update that was added, with one rounding; infinite where it is known to
+            be another tensor's.
     """
 
     name: str
@@ -106,6 +109,8 @@ class _Restorer:
         if patches or self.dtype(name) != stored.dtype:
             restored, error = self._restored(name, stored, patches)
         is_base = self._is_base(name, restored)
+        if is_base is False:
+            error = self._distance(name, restored)
         self.restored.append(
             RestoredTensor(name=name, is_base=is_base, max_error=0.0 if is_base else error)
         )
@@ -133,6 +138,11 @@ class _Restorer:
         if self._how.reference is not None:
             return digest == tensor_digest(self._how.reference[name])
         return None if self._how.undo is None else True
+
+    def _distance(self, name: str, restored: StoredArray) -> float:
+        if self._how.reference is None or self._how.reference.shape(name) != restored.shape:
+            return math.inf
+        return _largest(restored.astype(np.float64) - self._how.reference[name])
 
 
 def _largest(array: StoredArray) -> float:

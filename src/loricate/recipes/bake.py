@@ -11,7 +11,7 @@ from loricate.adapters.files import open_adapter
 from loricate.adapters.formats.merged import Merged
 from loricate.adapters.weights import Weights, open_model
 from loricate.basics.arrays import Array
-from loricate.basics.errors import ConfigError, ConfigProblem, IntegrityError, UnsupportedError
+from loricate.basics.errors import ConfigError, ConfigProblem, IntegrityError
 from loricate.integrity.digest import digest
 
 __all__ = ["BASE_DIGEST", "BakeReport", "DtypeName", "adapter_digest", "bake", "open_part"]
@@ -120,15 +120,12 @@ def open_part(path: Path, component: str | None, base: Path | None) -> Adapter:
 
     Raises:
         ConfigError: The adapter does not update that component.
-        UnsupportedError: The adapter updates nothing.
     """
     adapter = open_adapter(path, component=component, base=base).adapter
     if component is not None and component not in adapter.components:
         expected = f"one of {', '.join(adapter.components)}, as in the adapter"
         problem = ConfigProblem(key="component", expected=expected, got=component)
         raise ConfigError(problem, file=path)
-    if not adapter:
-        raise UnsupportedError("an adapter without updates", by="bake and unbake")
     return adapter if component is None else adapter.only([component])
 
 

@@ -1,7 +1,8 @@
 """An adapter taken out of the weights of a model again, with proof."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,9 +90,10 @@ def unbake(
         record = undo_path(part.file)
         undo = Undo.read(record) if record.is_file() else None
         how = Unbaking(undo=undo, reference=known[part.file], observe=step)
-        found = unbake_part(part, path, how)
-        _require_base(found, undo, adapter_digest(opened))
-        restored.extend(found)
+        restored.extend(found := unbake_part(part, path, how))
+        stated = part.metadata if undo is None else undo.provenance
+        _require_adapter(found, stated, opened)
+        _require_base(found)
 
     write_copy(baked, out, parts, write)
     return UnbakeReport(out=out, gain=gain, tensors=tuple(restored))
@@ -112,14 +114,20 @@ def _references(base: Path, adapter: Adapter, baked: Path) -> Iterator[Weights]:
     return (part.weights for part in Merged(base=base, component=None).parts(adapter, baked))
 
 
-def _require_base(found: Sequence[RestoredTensor], undo: Undo | None, adapter: str) -> None:
+def _require_adapter(
+    found: Sequence[RestoredTensor], stated: Mapping[str, str], adapter: Adapter
+) -> None:
+    # Proof of the result is proof enough: a converted adapter may still be the same to the bit.
+    is_proven = all(tensor.is_base for tensor in found)
+    expected = stated.get(f"{PROVENANCE}adapter")
+    if not is_proven and expected not in (None, adapter_digest(adapter)):
+        raise IntegrityError("the adapter, which is another than was baked, or a converted one,")
+
+
+def _require_base(found: Sequence[RestoredTensor]) -> None:
     wrong = [tensor for tensor in found if tensor.is_base is False]
-    if not wrong:
-        return
-    baked = None if undo is None else undo.provenance.get(f"{PROVENANCE}adapter")
-    what = f"the restored base, {len(wrong)} of {len(found)} tensors,"
-    if baked not in (None, adapter):
-        what = f"the adapter, which is another than was baked, or a rewritten one; {what}"
-    elif undo is None or not undo.corrections:
-        what += f" off by at most {max(tensor.max_error for tensor in wrong):.1e}"
-    raise IntegrityError(what, entries=[tensor.name for tensor in wrong[:_LISTED]])
+    if wrong:
+        off = max(tensor.max_error for tensor in wrong)
+        how_far = f"off by up to {off:.1e}" if math.isfinite(off) else "by their digests"
+        what = f"the restored base, {len(wrong)} of {len(found)} tensors {how_far},"
+        raise IntegrityError(what, entries=[tensor.name for tensor in wrong[:_LISTED]])

@@ -190,3 +190,13 @@ def test_an_autoencoder_of_another_kind_has_no_single_file_form(tmp_path):
         with pytest.raises(UnsupportedError):
             Merged(base=folder, component=None).write(adapter, tmp_path / "vae.safetensors")
         assert not (tmp_path / "vae.safetensors").exists()
+
+
+def test_one_folder_does_not_take_two_components(pipeline, tmp_path):
+    both = Adapter({**one(component="text_encoder"), **one(component="text_encoder_2")})
+    with pytest.raises(ConfigError) as caught:
+        Merged(base=pipeline / "unet", component=None).write(both, tmp_path / "out")
+    assert caught.value.problems[0].key == "component"
+    with pytest.raises(UnsupportedError):
+        Merged(base=pipeline, component=None).write(Adapter({}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -119,7 +119,9 @@ class Merged(Format):
             ShapeError: An update does not fit its weight.
             UnsupportedError: A layout cannot hold what is asked for.
         """
-        if self.component is not None and adapter.components not in ((), (self.component,)):
+        if not adapter:
+            raise UnsupportedError("an adapter without updates", by=_ME)
+        if self.component is not None and adapter.components != (self.component,):
             hint = "pick the component with Adapter.only"
             raise UnsupportedError(f"components {adapter.components}", by=_ME, hint=hint)
         is_file = path.suffix == ".safetensors"
