@@ -113,7 +113,8 @@ def test_an_encoder_adapter_leaves_generation_as_it_was(record: RunRecord) -> No
 
 def test_gain_and_cost_have_paired_intervals(record: RunRecord) -> None:
     paired = {a.metric: a for a in record.aggregates if a.metric.endswith(("_reduction", "_loss"))}
-    assert paired.keys() == {Metrics.DRIFT_REDUCTION, Metrics.SUCCESS_REDUCTION, Metrics.PSNR_LOSS}
+    losses = {Metrics.PSNR_LOSS, Metrics.ALIGNMENT_LOSS}
+    assert paired.keys() == {Metrics.DRIFT_REDUCTION, Metrics.SUCCESS_REDUCTION} | losses
     assert {a.subject for a in paired.values()} == {"hardened"}
     assert all(a.low <= a.value <= a.high for a in paired.values())
 

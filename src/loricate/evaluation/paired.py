@@ -9,6 +9,8 @@ from loricate.records.schema import Aggregate, SampleRow
 
 __all__ = ["compare"]
 
+_LOSSES = {Metrics.PSNR: Metrics.PSNR_LOSS, Metrics.ALIGNMENT: Metrics.ALIGNMENT_LOSS}
+
 
 def compare(rows: Sequence[SampleRow], seed: int) -> tuple[Aggregate, ...]:
     """What hardening gained under the worst case of each radius, and lost without attack.
@@ -19,8 +21,8 @@ def compare(rows: Sequence[SampleRow], seed: int) -> tuple[Aggregate, ...]:
 
     Returns:
         Aggregates of the hardened subject: the factor by which latent drift shrank, the share of
-        edits no longer broken, and the PSNR lost on clean pictures. Only samples both subjects
-        have count.
+        edits no longer broken, and the PSNR and prompt alignment lost on clean pictures. Only
+        samples both subjects have count.
     """
     found = []
     worst = worst_case(rows)
@@ -34,10 +36,11 @@ def compare(rows: Sequence[SampleRow], seed: int) -> tuple[Aggregate, ...]:
             saved = bootstrap_difference(base, hardened, seed=seed)
             found.append(_named(pairs, Metrics.SUCCESS_REDUCTION, saved))
     pairs = _pairs(row for row in rows if row.attack == NO_ATTACK)
-    if pairs:
-        base, hardened = _columns(pairs, "reconstruction_psnr")
-        lost = bootstrap_difference(base, hardened, seed=seed)
-        found.append(_named(pairs, Metrics.PSNR_LOSS, lost))
+    for metric, loss in _LOSSES.items():
+        if pairs:
+            base, hardened = _columns(pairs, metric)
+            lost = bootstrap_difference(base, hardened, seed=seed)
+            found.append(_named(pairs, loss, lost))
     return tuple(found)
 
 

@@ -81,8 +81,8 @@ class Evidence:
 def decide(evidence: Evidence, thresholds: Thresholds) -> Verdict:
     """The verdict that follows from the evidence, criterion by criterion.
 
-    A criterion without evidence is undecided, and so is one whose point estimates meet the floor
-    while their intervals overlap. One failed criterion fails the run; an undecided one makes it
+    A criterion without evidence is undecided, and so is one that the estimates meet but the
+    intervals leave open. One failed criterion fails the run; an undecided one makes it
     inconclusive.
     """
     criteria = (
@@ -151,20 +151,15 @@ def _success_of_base(evidence: Evidence, thresholds: Thresholds) -> Criterion:
 
 def _drift_ratio(evidence: Evidence, thresholds: Thresholds) -> Criterion:
     at = thresholds.trained_epsilon, thresholds.norm
-    base = evidence.attacked("base", Metrics.LATENT_DRIFT, STRONGEST, *at)
-    hardened = evidence.attacked("hardened", Metrics.LATENT_DRIFT, STRONGEST, *at)
-    factor = thresholds.drift_ratio
     blank = Criterion(
         name="latent_drift_ratio",
-        requirement=f"at {_budget(at)} latent drift under attack is at least {factor:g} times "
-        "smaller than the base's",
-        threshold=factor,
+        requirement=f"at {_budget(at)} latent drift under attack is at least "
+        f"{thresholds.drift_ratio:g} times smaller than the base's",
+        threshold=thresholds.drift_ratio,
         aim=4.0,
         unit="ratio",
     )
-    if base is None or hardened is None:
-        return _undecided(blank)
-    return _settled(blank, _ratio(base, hardened), base.value >= factor * hardened.value)
+    return _at_least(blank, evidence.attacked("hardened", Metrics.DRIFT_REDUCTION, STRONGEST, *at))
 
 
 def _psnr_drop(evidence: Evidence, thresholds: Thresholds) -> Criterion:
@@ -175,7 +170,18 @@ def _psnr_drop(evidence: Evidence, thresholds: Thresholds) -> Criterion:
         aim=0.3,
         unit="dB",
     )
-    return _drop(blank, evidence, Metrics.PSNR)
+    return _at_most(blank, evidence.clean("hardened", Metrics.PSNR_LOSS))
+
+
+def _clean_drift(evidence: Evidence, thresholds: Thresholds) -> Criterion:
+    blank = Criterion(
+        name="clean_latent_drift",
+        requirement=f"clean latents move by at most {100 * thresholds.clean_drift:g} %",
+        threshold=thresholds.clean_drift,
+        aim=0.05,
+        unit="fraction",
+    )
+    return _at_most(blank, evidence.clean("hardened", Metrics.LATENT_DRIFT))
 
 
 def _alignment_drop(evidence: Evidence, thresholds: Thresholds) -> Criterion:
@@ -187,29 +193,23 @@ def _alignment_drop(evidence: Evidence, thresholds: Thresholds) -> Criterion:
         aim=0.01,
         unit="fraction",
     )
-    return _drop(blank, evidence, Metrics.ALIGNMENT)
+    return _at_most(blank, evidence.clean("hardened", Metrics.ALIGNMENT_LOSS))
 
 
-def _drop(blank: Criterion, evidence: Evidence, metric: str) -> Criterion:
-    base, hardened = evidence.clean("base", metric), evidence.clean("hardened", metric)
-    if base is None or hardened is None or blank.threshold is None:
+def _at_least(blank: Criterion, found: Aggregate | None) -> Criterion:
+    """Settled by the whole interval; open where only the estimate reaches the floor."""
+    if found is None or blank.threshold is None:
         return _undecided(blank)
-    drop = base.value - hardened.value
-    return _settled(blank, drop, drop <= blank.threshold)
+    met = found.value >= blank.threshold
+    return _settled(blank, found.value, (found.low >= blank.threshold or None) if met else False)
 
 
-def _clean_drift(evidence: Evidence, thresholds: Thresholds) -> Criterion:
-    blank = Criterion(
-        name="clean_latent_drift",
-        requirement=f"clean latents move by at most {100 * thresholds.clean_drift:g} %",
-        threshold=thresholds.clean_drift,
-        aim=0.05,
-        unit="fraction",
-    )
-    drift = evidence.clean("hardened", Metrics.LATENT_DRIFT)
-    if drift is None:
+def _at_most(blank: Criterion, found: Aggregate | None) -> Criterion:
+    """As ``_at_least``, for a ceiling."""
+    if found is None or blank.threshold is None:
         return _undecided(blank)
-    return _settled(blank, drift.value, drift.value <= thresholds.clean_drift)
+    met = found.value <= blank.threshold
+    return _settled(blank, found.value, (found.high <= blank.threshold or None) if met else False)
 
 
 def _integrity(evidence: Evidence) -> Criterion:
@@ -246,7 +246,7 @@ def _settled(
     blank: Criterion, measured: float | None, passed: bool | None, note: str = ""
 ) -> Criterion:
     if passed is None:
-        note = "the intervals overlap; more samples would decide it"
+        note = "the intervals leave it open; more samples would decide it"
     return blank.model_copy(update={"measured": measured, "passed": passed, "note": note})
 
 

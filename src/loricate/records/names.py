@@ -46,6 +46,7 @@ class Metrics:
     DRIFT_REDUCTION: Final = "latent_drift_reduction"
     SUCCESS_REDUCTION: Final = "edit_attack_success_reduction"
     PSNR_LOSS: Final = "reconstruction_psnr_loss"
+    ALIGNMENT_LOSS: Final = "prompt_alignment_loss"
 
 
 def epsilon_text(epsilon: float) -> str:

@@ -106,6 +106,7 @@ _METRICS: Final = {
     Metrics.DRIFT_REDUCTION: "Latent drift, base over hardened, paired",
     Metrics.SUCCESS_REDUCTION: "Edit attack success, base minus hardened, paired",
     Metrics.PSNR_LOSS: "Reconstruction PSNR, base minus hardened, paired",
+    Metrics.ALIGNMENT_LOSS: "Prompt alignment, base minus hardened, paired",
 }
 
 

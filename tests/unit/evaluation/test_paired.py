@@ -14,6 +14,7 @@ def _row(sample: int, subject: str, *, attack: str = "pgd", **values: float) -> 
         "edit_feature_distance": 0.0,
         "edit_ssim": 1.0,
         "reconstruction_psnr": 26.0,
+        "prompt_alignment": 1.0,
     }
     return SampleRow(
         subject=subject,
@@ -51,7 +52,8 @@ def test_clean_loss_is_measured_without_attack() -> None:
     rows = [_row(i, "base", attack="none", reconstruction_psnr=20.0 + i) for i in range(3)]
     rows += [_row(i, "hardened", attack="none", reconstruction_psnr=19.5 + i) for i in range(3)]
     found = _found(rows)
-    assert found.keys() == {"reconstruction_psnr_loss"}
+    assert found.keys() == {"reconstruction_psnr_loss", "prompt_alignment_loss"}
+    assert found["prompt_alignment_loss"].value == 0.0
     loss = found["reconstruction_psnr_loss"]
     assert loss.attack == "none"
     assert (loss.value, loss.low, loss.high) == pytest.approx((0.5, 0.5, 0.5))

@@ -18,15 +18,12 @@ _NUMBERS = {
     ("base", "edit_attack_success_rate", "strongest"): (0.8, 0.7, 0.9),
     ("base", "edit_attack_success_rate", "random_noise"): (0.02, 0.0, 0.1),
     ("hardened", "edit_attack_success_rate", "strongest"): (0.2, 0.1, 0.3),
-    ("base", "latent_drift", "strongest"): (0.8, 0.7, 0.9),
-    ("hardened", "latent_drift", "strongest"): (0.2, 0.1, 0.3),
-    ("base", "reconstruction_psnr", "none"): (28.0, 27.0, 29.0),
-    ("hardened", "reconstruction_psnr", "none"): (27.5, 26.5, 28.5),
+    ("hardened", "latent_drift_reduction", "strongest"): (4.0, 3.5, 4.5),
+    ("hardened", "reconstruction_psnr_loss", "none"): (0.5, 0.4, 0.6),
     ("hardened", "latent_drift", "none"): (0.05, 0.04, 0.06),
-    ("base", "prompt_alignment", "none"): (0.9, 0.8, 1.0),
-    ("hardened", "prompt_alignment", "none"): (0.89, 0.8, 1.0),
+    ("hardened", "prompt_alignment_loss", "none"): (0.01, 0.0, 0.02),
 }
-_BASE, _NOISE, _HARDENED = list(_NUMBERS)[:3]
+_BASE, _NOISE, _HARDENED, _REDUCTION, _PSNR_LOSS, _CLEAN_DRIFT, _ALIGNMENT_LOSS = _NUMBERS
 
 
 def _aggregate(key: tuple[str, str, str], numbers: tuple[float, float, float]) -> Aggregate:
@@ -80,10 +77,10 @@ def test_full_evidence_passes() -> None:
         ("base_success_over_noise", {_NOISE: (0.3, 0.2, 0.4)}),
         ("base_success_over_noise", {_BASE: (0.0, 0.0, 0.04), _NOISE: (0.0, 0.0, 0.04)}),
         ("hardened_success_of_base", {_HARDENED: (0.41, 0.3, 0.5)}),
-        ("latent_drift_ratio", {("hardened", "latent_drift", "strongest"): (0.41, 0.4, 0.5)}),
-        ("reconstruction_psnr_drop", {("hardened", "reconstruction_psnr", "none"): (26.9, 26, 28)}),
-        ("clean_latent_drift", {("hardened", "latent_drift", "none"): (0.11, 0.1, 0.12)}),
-        ("prompt_alignment_drop", {("hardened", "prompt_alignment", "none"): (0.86, 0.8, 0.9)}),
+        ("latent_drift_ratio", {_REDUCTION: (1.9, 1.8, 2.1)}),
+        ("reconstruction_psnr_drop", {_PSNR_LOSS: (1.1, 0.9, 1.2)}),
+        ("clean_latent_drift", {_CLEAN_DRIFT: (0.11, 0.09, 0.12)}),
+        ("prompt_alignment_drop", {_ALIGNMENT_LOSS: (0.04, 0.02, 0.06)}),
     ],
 )
 def test_a_missed_floor_fails(name: str, change: dict[tuple[str, str, str], tuple]) -> None:
@@ -110,9 +107,13 @@ def test_nan_is_missing_evidence(key: tuple[str, str, str]) -> None:
     [
         ("base_success_over_noise", {_NOISE: (0.02, 0.0, 0.7)}),
         ("hardened_success_of_base", {_HARDENED: (0.2, 0.0, 0.7)}),
+        ("latent_drift_ratio", {_REDUCTION: (2.1, 1.9, 2.3)}),
+        ("reconstruction_psnr_drop", {_PSNR_LOSS: (0.9, 0.7, 1.1)}),
+        ("clean_latent_drift", {_CLEAN_DRIFT: (0.095, 0.09, 0.101)}),
+        ("prompt_alignment_drop", {_ALIGNMENT_LOSS: (0.02, -0.01, 0.05)}),
     ],
 )
-def test_overlapping_intervals_leave_it_open(name: str, change: dict) -> None:
+def test_intervals_that_reach_across_leave_it_open(name: str, change: dict) -> None:
     verdict = decide(_evidence(change), Thresholds())
     assert _passed(verdict, name) is None
     assert verdict.status == "inconclusive"
