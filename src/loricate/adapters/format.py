@@ -1,11 +1,36 @@
 """What a file format of adapters promises."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias, final
 
 from loricate.adapters.adapter import Adapter
 
-__all__ = ["Format"]
+__all__ = ["AdapterFile", "Format", "ScaleSource"]
+
+ScaleSource: TypeAlias = Literal["tensor", "config", "header", "absent"]
+"""Where a file says what stands in front of the product; absent means 1."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class AdapterFile:
+    """What a path turned out to be.
+
+    Args:
+        path: The file or folder.
+        form: ``peft``, ``diffusers``, ``diffusers-model``, ``kohya`` or ``comfy``.
+        adapter: The updates, under canonical names.
+        scale_source: Where the scale was stated.
+        notes: Oddities that were resolved, in words.
+    """
+
+    path: Path
+    form: str
+    adapter: Adapter
+    scale_source: ScaleSource
+    notes: tuple[str, ...] = ()
 
 
 class Format(ABC):

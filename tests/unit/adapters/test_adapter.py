@@ -137,7 +137,7 @@ def test_alpha_over_rank_or_over_its_root(folder, rooted, scale):
 
 def test_foreign_and_lone_tensors_are_refused(folder):
     retensor(folder, **{"base_model.model.fc.lora_magnitude_vector.weight": np.ones(3)})
-    with pytest.raises(UnsupportedError, match="magnitude"):
+    with pytest.raises(UnsupportedError, match="DoRA at 'fc'"):
         PEFT().read(folder)
     retensor(folder, **{"base_model.model.fc.lora_B.weight": None})
     with pytest.raises(ShapeError) as caught:

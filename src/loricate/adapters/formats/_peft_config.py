@@ -4,11 +4,14 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
+from loricate.adapters.names import without_tower
+from loricate.adapters.tensors import TensorFile
 from loricate.basics.errors import (
     ConfigError,
     ConfigProblem,
@@ -16,12 +19,23 @@ from loricate.basics.errors import (
     UnsupportedError,
 )
 
-__all__ = ["PEFTConfig", "read_config"]
+__all__ = [
+    "HEADER_KEY",
+    "PEFTConfig",
+    "config_table",
+    "header_config",
+    "header_table",
+    "read_config",
+]
+
+HEADER_KEY = "lora_adapter_metadata"
+"""Where diffusers looks for configs in the header of a file, as a JSON object."""
 
 _MAX_BYTES = 10_000_000
 
-# The only patterns read are plain names, anchored or not, so that no regex of a file ever runs.
-_LITERAL = re.compile(r"(?P<anchor>\^?)(?P<name>\w+(?:\\?\.\w+)*)", re.ASCII)
+# The only patterns read are plain names and lists of them, so that no regex of a file ever runs.
+_PATTERN = re.compile(r"(?P<anchor>\^?)(?:\(\?:(?P<list>[^()]+)\)|(?P<name>[^()|]+))")
+_LITERAL = re.compile(r"\w+(?:\\?\.\w+)*", re.ASCII)
 
 _SCALE_KEYS = frozenset({"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"})
 _CHECKED_KEYS = frozenset({"peft_type", "init_lora_weights", "bias"})
@@ -73,9 +87,10 @@ class PEFTConfig:
     def of_ranks(cls, ranks: Mapping[str, int]) -> "PEFTConfig":
         """Config with alpha == rank everywhere; the commonest rank becomes the default."""
         common = Counter(ranks.values()).most_common(1)[0][0]
-        # PEFT matches a pattern against the end of names, so that an unanchored "conv1" would
-        # also hit every "...conv1", and the first hit wins.
-        patterns = {f"^{re.escape(m)}": float(k) for m, k in ranks.items() if k != common}
+        patterns: dict[str, float] = {}
+        for rank in sorted(set(ranks.values()) - {common}):
+            modules = [module for module, k in ranks.items() if k == rank]
+            patterns |= dict.fromkeys(_patterns(modules), float(rank))
         return cls(common, common, patterns, patterns)
 
     @classmethod
@@ -114,25 +129,103 @@ class PEFTConfig:
             ConfigError: The stated rank is not the stored one.
             UnsupportedError: A pattern is more than a plain name.
         """
-        rank = self._match(self.ranks, module, self.rank)
+        rank = self._rank_index.find(module, self.rank)
         if rank != stored_rank:
             expected = f"rank {stored_rank}, as stored"
             raise ConfigError(
                 ConfigProblem(key=module, expected=expected, got=rank), file=self.file
             )
-        return self._match(self.alphas, module, self.alpha) / (rank**0.5 if self.rooted else rank)
+        return self._alpha_index.find(module, self.alpha) / (rank**0.5 if self.rooted else rank)
 
-    def _match(self, table: Mapping[str, float], module: str, default: float) -> float:
-        """Value of the first pattern that names a module, or the default."""
-        for pattern, value in table.items():
-            literal = _LITERAL.fullmatch(pattern)
-            if literal is None:
-                hint = "replace the pattern by full module names"
-                raise UnsupportedError(f"the pattern {pattern!r}", by="format 'peft'", hint=hint)
-            name = literal["name"].replace("\\", "")
-            if module == name or (not literal["anchor"] and module.endswith(f".{name}")):
-                return value
-        return default
+    @cached_property
+    def _rank_index(self) -> "_Index":
+        return _Index(self.ranks)
+
+    @cached_property
+    def _alpha_index(self) -> "_Index":
+        return _Index(self.alphas)
+
+
+class _Index:
+    """Values by pattern, found by the name of a module; the first pattern that fits wins.
+
+    Raises:
+        UnsupportedError: A pattern is more than plain names.
+    """
+
+    def __init__(self, patterns: Mapping[str, float]) -> None:
+        self._whole: dict[str, tuple[int, float]] = {}
+        self._ends: dict[str, tuple[int, float]] = {}
+        for order, (pattern, value) in enumerate(patterns.items()):
+            is_anchored, names = _literals(pattern)
+            for name in names:
+                (self._whole if is_anchored else self._ends).setdefault(name, (order, value))
+
+    def find(self, module: str, default: float) -> float:
+        short = without_tower(module)
+        spelled = (module,) if short is None else (short, f"text_model.{short}")
+        found = [self._whole[name] for name in spelled if name in self._whole]
+        for name in spelled:
+            parts = name.split(".")
+            ends = (".".join(parts[start:]) for start in range(len(parts)))
+            found += [self._ends[end] for end in ends if end in self._ends]
+        return min(found)[1] if found else default
+
+
+def config_table(ranks: Mapping[str, int]) -> dict[str, Any]:
+    """The JSON form of a config of plain LoRA factors, with alpha == rank everywhere.
+
+    Args:
+        ranks: Rank of each module.
+    """
+    return {
+        "peft_type": "LORA",
+        "base_model_name_or_path": None,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "task_type": None,
+        "use_dora": False,
+        "use_rslora": False,
+        **_scales(ranks),
+    }
+
+
+def header_table(ranks: Mapping[str, int], prefix: str) -> dict[str, Any]:
+    """The part of a config that loaders need in a header.
+
+    Args:
+        ranks: Rank of each module.
+        prefix: What stands in front of every key, and of the names of all tensors.
+    """
+    return {f"{prefix}{key}": value for key, value in _scales(ranks).items()}
+
+
+def header_config(file: TensorFile, prefix: str) -> PEFTConfig | None:
+    """Config in the header of a file for the tensors with a prefix, if there is one.
+
+    Raises:
+        ConfigError: The header is no JSON object, or a rank or alpha does not make sense.
+        UnsupportedError: It describes more than plain factors.
+    """
+    text = file.metadata.get(HEADER_KEY)
+    if text is None:
+        return None
+    try:
+        table = json.loads(text)
+    except (ValueError, RecursionError):
+        table = None
+    if not isinstance(table, dict):
+        problem = ConfigProblem(key=HEADER_KEY, expected="a JSON object", got=text)
+        raise ConfigError(problem, file=file.path)
+    own = {k.removeprefix(prefix): v for k, v in table.items() if k.startswith(prefix)}
+    if not own:
+        return None
+    _refuse_variants({"peft_type": "LORA", "init_lora_weights": True, **own})
+    return PEFTConfig.parse(own, file.path)
 
 
 def read_config(path: Path) -> PEFTConfig:
@@ -153,6 +246,39 @@ def read_config(path: Path) -> PEFTConfig:
         raise HostileFileError(path, reason="config is not an object")
     _refuse_variants(table)
     return PEFTConfig.parse(table, path)
+
+
+def _scales(ranks: Mapping[str, int]) -> dict[str, Any]:
+    # A list of names would match by their ends, and attach to modules that merely end alike.
+    targets = "|".join(map(_target, ranks))
+    return {**PEFTConfig.of_ranks(ranks).to_table(), "target_modules": f"(?:{targets})"}
+
+
+def _target(module: str) -> str:
+    short = without_tower(module)
+    return re.escape(module) if short is None else rf"(?:text_model\.)?{re.escape(short)}"
+
+
+def _patterns(modules: Sequence[str]) -> Iterator[str]:
+    # PEFT matches a pattern against the end of names, so that an unanchored "conv1" would also hit
+    # every "...conv1", and the first hit wins. Names of a text encoder end alike only if they are
+    # the same module, which older versions of its library have below another level. One pattern
+    # for many modules, because PEFT compares every module with every pattern.
+    tower = [short for module in modules if (short := without_tower(module)) is not None]
+    others = [module for module in modules if without_tower(module) is None]
+    for anchor, names in (("^", others), ("", tower)):
+        if names:
+            listed = "|".join(map(re.escape, names))
+            yield anchor + (listed if len(names) == 1 else f"(?:{listed})")
+
+
+def _literals(pattern: str) -> tuple[bool, list[str]]:
+    match = _PATTERN.fullmatch(pattern)
+    names = [] if match is None else (match["list"] or match["name"]).split("|")
+    if match is None or not all(map(_LITERAL.fullmatch, names)):
+        hint = "replace the pattern by full module names"
+        raise UnsupportedError(f"the pattern {pattern!r}", by="format 'peft'", hint=hint)
+    return bool(match["anchor"]), [name.replace("\\", "") for name in names]
 
 
 def _refuse_variants(table: Mapping[str, Any]) -> None:

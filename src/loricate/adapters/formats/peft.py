@@ -1,31 +1,38 @@
 """PEFT adapter folder, for one component."""
 
 import json
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
-import numpy as np
-
-from loricate.adapters.adapter import Adapter, Target, Update
-from loricate.adapters.format import Format
-from loricate.adapters.formats._peft_config import PEFTConfig, read_config
+from loricate.adapters._card import write_card
+from loricate.adapters.adapter import Adapter, Target
+from loricate.adapters.format import AdapterFile, Format, ScaleSource
+from loricate.adapters.formats._entries import Entry, as_file, entries_of
+from loricate.adapters.formats._metadata import COMPONENT_KEY, kept, stated_component
+from loricate.adapters.formats._pairs import baked_pairs
+from loricate.adapters.formats._peft_config import (
+    HEADER_KEY,
+    PEFTConfig,
+    config_table,
+    header_config,
+    header_table,
+    read_config,
+)
+from loricate.adapters.names import canonical
 from loricate.adapters.tensors import TensorFile, save_tensors, staged_folder
 from loricate.basics.arrays import Array
-from loricate.basics.errors import ConfigError, ConfigProblem, ShapeError, UnsupportedError
+from loricate.basics.errors import UnsupportedError
 
-__all__ = ["PEFT"]
+__all__ = ["CONFIG", "PEFT", "WEIGHTS"]
 
-_CONFIG = "adapter_config.json"
-_WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+_ME = "format 'peft'"
 _PREFIX = "base_model.model."
-_TENSOR = re.compile(re.escape(_PREFIX) + r"(\w+(?:\.\w+)*)\.lora_([AB])\.weight", re.ASCII)
-
-# Header keys: diffusers looks for the scale in the first, the second is ours.
-_SCALE_KEY = "lora_adapter_metadata"
-_COMPONENT_KEY = "loricate.component"
-_RESERVED = frozenset({"format", _SCALE_KEY, _COMPONENT_KEY})
+_LOADING = "PeftModel.from_pretrained(model, folder)"
 
 
 @final
@@ -46,116 +53,50 @@ class PEFT(Format):
 
     def read(self, path: Path) -> Adapter:
         """Adapter kept in a folder; ranks come from the tensors, scales from the config."""
-        config = read_config(Path(path) / _CONFIG)
-        file = TensorFile(Path(path) / _WEIGHTS)
-        component = self._stated_component(file)
-        stated = _header_config(file)
-        updates = {}
-        for module, (a, b) in _pairs(file).items():
-            scale = config.scale(module, a.shape[0])
-            if stated and stated.scale(module, a.shape[0]) != scale:
-                raise _problem(module, f"scale {scale}, as in {_CONFIG}", "another", file.path)
-            updates[Target(component, module)] = _update(module, a, b, scale)
-        kept = {key: text for key, text in file.metadata.items() if key not in _RESERVED}
-        return Adapter(updates, kept)
+        return self.open(path).adapter
+
+    def open(self, path: Path) -> AdapterFile:
+        """The same, with where the scale was stated and what was odd."""
+        folder = Path(path)
+        file = TensorFile(folder / WEIGHTS)
+        tensors = entries_of(file, _ME, _PREFIX)
+        configs: dict[ScaleSource, PEFTConfig] = {"config": read_config(folder / CONFIG)}
+        if header := header_config(file, _PREFIX):
+            configs["header"] = header
+        component = stated_component(self.component, file)
+        entries = (
+            Entry(name=name, target=Target(component, canonical(component, name)), keys=keys)
+            for name, keys in tensors.items()
+        )
+        return as_file(file, "peft", entries, lambda target: configs)
 
     def write(self, adapter: Adapter, path: Path) -> None:
         """Keep an adapter of one component in a folder, with alpha == rank everywhere."""
         component = self._only_component(adapter)
-        modules = adapter.modules(component)
-        if empty := [module for module, update in modules.items() if update.rank == 0]:
-            raise UnsupportedError(f"rank 0 at {empty[0]!r}", by="format 'peft'")
-        config = _config_table({module: update.rank for module, update in modules.items()})
         tensors: dict[str, Array] = {}
-        for module, update in modules.items():
-            factors = zip("AB", update.pair(), strict=True)
-            tensors |= {f"{_PREFIX}{module}.lora_{name}.weight": factor for name, factor in factors}
-        metadata = {**adapter.metadata, **_header(component, config)}
+        for target, pair in baked_pairs(adapter, _ME):
+            factors = zip("AB", pair, strict=True)
+            name = _PREFIX + target.module
+            tensors |= {f"{name}.lora_{side}.weight": factor for side, factor in factors}
+        ranks = {target.module: rank for target, rank in adapter.ranks.items()}
+        metadata = {**kept(adapter.metadata), **_header(component, ranks)}
+        config = json.dumps(config_table(ranks), indent=2)
         with staged_folder(path) as folder:
-            save_tensors(folder / _WEIGHTS, tensors, metadata)
-            (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-    def _stated_component(self, file: TensorFile) -> str:
-        stated = file.metadata.get(_COMPONENT_KEY)
-        component = self.component or stated
-        if component is None:
-            raise _problem(
-                "component", "a component, which this file does not say", None, file.path
-            )
-        if stated not in (None, component):
-            raise _problem("component", f"{stated!r}, as in the header", component, file.path)
-        return component
+            save_tensors(folder / WEIGHTS, tensors, metadata)
+            (folder / CONFIG).write_text(f"{config}\n", encoding="utf-8")
+            write_card(folder, Path(path), adapter, _LOADING)
 
     def _only_component(self, adapter: Adapter) -> str:
         components = adapter.components
         component = self.component or next(iter(components), None)
         if component is None:
-            raise UnsupportedError("an adapter without updates", by="format 'peft'")
+            raise UnsupportedError("an adapter without updates", by=_ME)
         if components != (component,):
             hint = "write each component with Adapter.only to a folder of its own"
-            raise UnsupportedError(f"components {components}", by="format 'peft'", hint=hint)
+            raise UnsupportedError(f"components {components}", by=_ME, hint=hint)
         return component
 
 
-def _pairs(file: TensorFile) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Factors A and B of each module, copied into memory."""
-    found: dict[str, dict[str, str]] = {}
-    for key in file:
-        match = _TENSOR.fullmatch(key)
-        if match is None:
-            raise UnsupportedError(f"the tensor {key!r}", by="format 'peft'")
-        found.setdefault(match[1], {})[match[2]] = key
-    for module, keys in found.items():
-        if keys.keys() != {"A", "B"}:
-            raise ShapeError("both lora_A and lora_B", sorted(keys), where=module)
-    return {m: (np.array(file[keys["A"]]), np.array(file[keys["B"]])) for m, keys in found.items()}
-
-
-def _update(module: str, a: np.ndarray, b: np.ndarray, scale: float) -> Update:
-    try:
-        return Update.from_factors(a, b, scale)
-    except ShapeError as error:
-        raise ShapeError(error.expected, error.got, where=module, hint=error.hint) from None
-
-
-def _config_table(ranks: dict[str, int]) -> dict[str, Any]:
-    # A list of names would match by their ends, and attach to modules that merely end alike.
-    targets = "|".join(map(re.escape, ranks))
-    return {
-        "peft_type": "LORA",
-        "base_model_name_or_path": None,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "lora_dropout": 0.0,
-        "modules_to_save": None,
-        "target_modules": f"(?:{targets})",
-        "task_type": None,
-        "use_dora": False,
-        "use_rslora": False,
-        **PEFTConfig.of_ranks(ranks).to_table(),
-    }
-
-
-def _header(component: str, config: dict[str, Any]) -> dict[str, str]:
-    stated = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")
-    scale = {f"{_PREFIX}{key}": config[key] for key in stated}
-    return {_SCALE_KEY: json.dumps(scale), _COMPONENT_KEY: component}
-
-
-def _header_config(file: TensorFile) -> PEFTConfig | None:
-    text = file.metadata.get(_SCALE_KEY)
-    if text is None:
-        return None
-    try:
-        table = json.loads(text)
-    except (ValueError, RecursionError):
-        table = None
-    if not isinstance(table, dict):
-        raise _problem(_SCALE_KEY, "a JSON object", text, file.path)
-    return PEFTConfig.parse({k.removeprefix(_PREFIX): v for k, v in table.items()}, file.path)
-
-
-def _problem(key: str, expected: str, got: object, file: Path) -> ConfigError:
-    return ConfigError(ConfigProblem(key=key, expected=expected, got=got), file=file)
+def _header(component: str, ranks: Mapping[str, int]) -> dict[str, str]:
+    table = header_table(ranks, _PREFIX)
+    return {HEADER_KEY: json.dumps(table), COMPONENT_KEY: component}

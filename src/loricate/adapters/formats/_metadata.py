@@ -1,0 +1,166 @@
+"""Text in the header of adapter files: what travels, and what kohya's readers look for."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from loricate.adapters import sgm
+from loricate.adapters.adapter import Adapter
+from loricate.adapters.formats._peft_config import HEADER_KEY
+from loricate.adapters.tensors import TensorFile
+from loricate.basics.errors import ConfigError, ConfigProblem
+
+__all__ = ["COMPONENT_KEY", "family_of", "kept", "kohya_metadata", "stated_component"]
+
+COMPONENT_KEY = "loricate.component"
+"""Component of a file whose names do not say it; only our own files state it."""
+
+# What a file says about itself, which is not true of the next one.
+_OWN = frozenset(
+    {
+        "format",
+        HEADER_KEY,
+        COMPONENT_KEY,
+        "modelspec.architecture",
+        "modelspec.hash_sha256",
+        "modelspec.implementation",
+        "modelspec.sai_model_spec",
+        "ss_network_alpha",
+        "ss_network_args",
+        "ss_network_dim",
+        "ss_network_module",
+        "sshs_legacy_hash",
+        "sshs_model_hash",
+    }
+)
+_VERSIONS: Mapping[sgm.Family, str] = {
+    "sd1": "sd_v1",
+    "sd2": "sd_v2",
+    "sdxl": "sdxl_base_v1-0",
+}
+# Of 2.x there are two architectures, which differ in nothing a LoRA shows.
+_ARCHITECTURES: Mapping[sgm.Family, tuple[str, str]] = {
+    "sd1": ("stable-diffusion-v1/lora", "diffusers"),
+    "sdxl": (
+        "stable-diffusion-xl-v1-base/lora",
+        "https://github.com/Stability-AI/generative-models",
+    ),
+}
+# What cross attention reads, and the width of the first text encoder.
+_CONTEXT_WIDTHS: Mapping[int, set[sgm.Family]] = {
+    768: {"sd1"},
+    1024: {"sd2"},
+    1280: {"refiner"},
+    2048: {"sdxl"},
+}
+_TEXT_WIDTHS: Mapping[int, set[sgm.Family]] = {768: {"sd1", "sdxl"}, 1024: {"sd2"}}
+
+_LEGACY_HASH = slice(0x100000, 0x110000)
+
+
+def kept(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The part of a header that is about the adapter and not about its file."""
+    return {key: text for key, text in metadata.items() if key not in _OWN}
+
+
+def stated_component(given: str | None, file: TensorFile) -> str:
+    """Component of a file whose names do not say it.
+
+    Args:
+        given: What the caller says it is.
+        file: The file, whose header may say it too.
+
+    Raises:
+        ConfigError: Nobody says it, or the two differ.
+    """
+    stated = file.metadata.get(COMPONENT_KEY)
+    component = given or stated
+    if component is None or stated not in (None, component):
+        expected = "a component, which this file does not say"
+        expected = expected if stated is None else f"{stated!r}, as in the header"
+        problem = ConfigProblem(key="component", expected=expected, got=component)
+        raise ConfigError(problem, file=file.path)
+    return component
+
+
+def family_of(adapter: Adapter) -> sgm.Family | None:
+    """Family of Stable Diffusion whose modules and widths an adapter has, if only one has them."""
+    fits: set[sgm.Family] = {
+        family
+        for family in sgm.FAMILIES
+        if all(module in sgm.modules(component, family) for component, module in adapter)
+    }
+    for (component, module), update in adapter.items():
+        width = update.weight_shape[1]
+        if module.endswith((".attn2.to_k", ".attn2.to_v")):
+            fits &= _CONTEXT_WIDTHS.get(width, fits)
+        elif component == "text_encoder" and module.endswith("_proj"):
+            fits &= _TEXT_WIDTHS.get(width, fits)
+    return fits.pop() if len(fits) == 1 else None
+
+
+def kohya_metadata(adapter: Adapter, tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, str]:
+    """Header of a kohya file.
+
+    Args:
+        adapter: What is written.
+        tensors: The tensors of the file.
+    """
+    training = {
+        **{key: text for key, text in adapter.metadata.items() if key.startswith("ss_")},
+        **_network(adapter),
+        **_base(adapter),
+    }
+    # The legacy hash is taken of the file as if nothing but these stood in its header.
+    alone = save(dict(tensors), training)
+    data = memoryview(alone)[8 + int.from_bytes(alone[:8], "little") :]
+    return {
+        **kept(adapter.metadata),
+        **training,
+        **_model_spec(adapter),
+        "sshs_model_hash": hashlib.sha256(data).hexdigest(),
+        "sshs_legacy_hash": hashlib.sha256(alone[_LEGACY_HASH]).hexdigest()[:8],
+    }
+
+
+def _network(adapter: Adapter) -> dict[str, str]:
+    kernels = {t for t, update in adapter.items() if (update.kernel or (0, 1, 1))[1:] != (1, 1)}
+    dim = _common({update.rank for t, update in adapter.items() if t not in kernels})
+    network = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": dim,
+        "ss_network_alpha": dim,
+    }
+    if kernels:
+        conv_dim = _common({adapter[target].rank for target in kernels})
+        network["ss_network_args"] = json.dumps({"conv_dim": conv_dim, "conv_alpha": conv_dim})
+    return network
+
+
+def _common(ranks: set[int]) -> str:
+    return str(*ranks) if len(ranks) == 1 else "Dynamic"
+
+
+def _base(adapter: Adapter) -> dict[str, str]:
+    family = family_of(adapter)
+    if family is None or family not in _VERSIONS:
+        return {}
+    base = {"ss_base_model_version": _VERSIONS[family]}
+    return base if family == "sdxl" else {**base, "ss_v2": str(family == "sd2")}
+
+
+def _model_spec(adapter: Adapter) -> dict[str, str]:
+    family = family_of(adapter)
+    if family is None or family not in _ARCHITECTURES:
+        return {}
+    architecture, implementation = _ARCHITECTURES[family]
+    return {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": architecture,
+        "modelspec.implementation": implementation,
+        "modelspec.title": adapter.metadata.get("modelspec.title", "LoRA"),
+    }
