@@ -9,7 +9,7 @@ import numpy as np
 
 from loricate.adapters.adapter import Target
 from loricate.adapters.baking import FLOATS
-from loricate.adapters.names import spellings
+from loricate.adapters.names import canonical
 from loricate.adapters.slots import Slot, slots_of, without_ones
 from loricate.adapters.weights import StoredArray, Weights, open_model
 from loricate.basics.arrays import dtype_name, upcast
@@ -23,9 +23,6 @@ _BLOCK = 1 << 16
 
 # What a checkpoint holds besides its components: averages of the weights, constants.
 _LEFTOVERS = "model"
-
-_TEXT_ROOTS = ("embeddings.", "encoder.", "final_layer_norm")
-_NEW_ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
 
 
 class _Tensor(NamedTuple):
@@ -188,7 +185,7 @@ def _named(components: Mapping[str, Weights], wanted: str | None) -> Mapping[str
 def _tensors(component: str, weights: Weights) -> dict[str, _Tensor]:
     """All tensors of a component by their names in diffusers."""
     modules = {
-        slot: _canonical(component, module) for module, slot in slots_of(component, weights).items()
+        slot: canonical(component, module) for module, slot in slots_of(component, weights).items()
     }
     by_name: dict[str, list[Slot]] = {}
     for slot in modules:
@@ -204,15 +201,6 @@ def _tensors(component: str, weights: Weights) -> dict[str, _Tensor]:
         if not slots:
             tensors[name] = _Tensor(weights, Slot(name))
     return tensors
-
-
-def _canonical(component: str, module: str) -> str:
-    names = spellings(module)
-    if component.startswith("text_encoder") and module.startswith(_TEXT_ROOTS):
-        return next(name for name in names if name.startswith("text_model."))
-    if component == "vae":
-        return next((name for name in names if name.endswith(_NEW_ATTENTION)), module)
-    return module
 
 
 def _require_same_layers(
