@@ -54,9 +54,8 @@ def _fit(target: Target, update: Update, shapes: Shapes, base: Path) -> Update:
     modules = shapes.get(component)
     if modules is None:
         expected = f"one of {', '.join(sorted(shapes))}, as in the base"
-        raise ConfigError(
-            ConfigProblem(key="component", expected=expected, got=component), file=base
-        )
+        problem = ConfigProblem(key="component", expected=expected, got=component)
+        raise ConfigError(problem, file=base)
     if module not in modules:
         close = nearest(module, modules)
         problem = ConfigProblem(
@@ -69,7 +68,5 @@ def _fit(target: Target, update: Update, shapes: Shapes, base: Path) -> Update:
         return replace(update, kernel=kernel)
     got = update.weight_shape
     is_grouped = len(got) == len(shape) == 4 and got[1] > shape[1] and got[1] % shape[1] == 0
-    hint = "a grouped convolution takes no low-rank update" if is_grouped else "is it another base?"
-    raise ShapeError(
-        f"an update of shape {shape}, as the weight", got, where=str(target), hint=hint
-    )
+    hint = "a grouped convolution takes no low-rank update" if is_grouped else "is this its base?"
+    raise ShapeError(f"shape {shape}, as in the base", got, where=str(target), hint=hint)

@@ -14,7 +14,7 @@ from loricate.adapters.formats._metadata import kept
 from loricate.adapters.formats._peft_config import PEFTConfig
 from loricate.adapters.formats._variants import refuse
 from loricate.adapters.tensors import TensorFile
-from loricate.basics.arrays import require_finite
+from loricate.basics.arrays import require_finite, unit_roundoff
 from loricate.basics.errors import ConfigError, ConfigProblem, ShapeError, UnsupportedError
 
 __all__ = ["Entry", "as_file", "entries_of", "role_of"]
@@ -165,7 +165,7 @@ def _factor(file: TensorFile, entry: Entry, role: str, seen: Counter[str]) -> _A
     if array.dtype.name in _EIGHT_BITS:
         # Which holds every value of eight bits exactly.
         array = array.astype(np.float16)
-        seen["eight-bit factors were widened to float16"] += role == "A"
+        seen[f"eight-bit factors ({role}) were widened to float16"] += 1
     if array.dtype.name not in _FLOATS:
         raise ShapeError("factors of floating point", array.dtype.name, where=entry.name)
     if array.size == 0:
@@ -197,14 +197,19 @@ def _agreed(
         return "absent", 1.0
     source, *others = (place for place in _PLACES if place in stated)
     for place in others:
-        # Tensors round alpha to half precision.
-        if not math.isclose(stated[place], stated[source], rel_tol=2**-8):
+        if not math.isclose(stated[place], stated[source], rel_tol=_rounding(file, entry)):
             expected = f"one scale in every place, as in the {source}: {stated[source]!r}"
             got = f"{stated[place]!r} in the {place} (ALPHA_CONFLICT)"
             raise ConfigError(
                 ConfigProblem(key=entry.name, expected=expected, got=got), file=file.path
             )
     return source, stated[others[0] if others else source]
+
+
+def _rounding(file: TensorFile, entry: Entry) -> float:
+    # A tensor has alpha in the dtype of the factors, which may be half precision.
+    dtype = file.infos[entry.keys["alpha"]].dtype if "alpha" in entry.keys else None
+    return unit_roundoff(dtype) if dtype is not None and dtype.name in _FLOATS else 2**-24
 
 
 def _folded(down: _Array, mid: _Array, up: _Array, where: str) -> tuple[_Array, _Array]:
@@ -226,10 +231,9 @@ def _update(module: str, a: _Array, b: _Array, scale: float) -> Update:
     if {a.ndim, b.ndim} == {2, 4}:
         # Some tools squeeze the factors of convolutions, others pad those of linear layers.
         a, b = (each if each.ndim == 4 else each[..., None, None] for each in (a, b))
-    is_kernel = a.ndim == b.ndim == 4
-    if is_kernel and a.shape[0] > b.shape[1] and a.shape[0] % b.shape[1] == 0:
+    if _looks_grouped(a.shape, b.shape):
         raise UnsupportedError(
-            f"a grouped convolution at {module!r}, factors {a.shape} and {b.shape},",
+            f"what looks like a grouped convolution, {a.shape} and {b.shape} at {module!r},",
             by="low-rank updates",
             hint="its update is block-diagonal; leave the module out",
         )
@@ -238,6 +242,14 @@ def _update(module: str, a: _Array, b: _Array, scale: float) -> Update:
     except ShapeError as error:
         hint = _likely_mistake(a.shape, b.shape) or error.hint
         raise ShapeError(error.expected, error.got, where=module, hint=hint) from None
+
+
+def _looks_grouped(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    # The second convolution takes the groups over, and with them a part of the rank each.
+    if len(a) != 4 or len(b) != 4 or b[1] == 0 or a[0] <= b[1]:
+        return False
+    groups, rest = divmod(a[0], b[1])
+    return rest == 0 and b[0] % groups == 0
 
 
 def _likely_mistake(a: tuple[int, ...], b: tuple[int, ...]) -> str | None:

@@ -159,10 +159,7 @@ def _generic_target(name: str, file: TensorFile) -> Target:
 
 
 def _notes(file: TensorFile) -> list[str]:
-    has_alpha = any(key.endswith(".alpha") for key in file)
-    stated = [file.metadata.get(f"ss_network_{key}") for key in ("alpha", "dim")]
-    if has_alpha or None in stated or stated[0] == stated[1]:
+    alpha, dim = (file.metadata.get(f"ss_network_{key}") for key in ("alpha", "dim"))
+    if alpha in (None, dim) or any(key.endswith(".alpha") for key in file):
         return []
-    return [
-        f"ss_network_alpha {stated[0]!r} for ss_network_dim {stated[1]!r}, which no loader reads"
-    ]
+    return [f"the header says ss_network_alpha {alpha!r} at rank {dim!r}, which no loader reads"]

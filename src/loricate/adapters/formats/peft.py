@@ -20,7 +20,7 @@ from loricate.adapters.formats._peft_config import (
     header_table,
     read_config,
 )
-from loricate.adapters.names import canonical
+from loricate.adapters.names import canonical, without_tower
 from loricate.adapters.tensors import TensorFile, save_tensors, staged_folder
 from loricate.basics.arrays import Array
 from loricate.basics.errors import UnsupportedError
@@ -33,6 +33,10 @@ WEIGHTS = "adapter_model.safetensors"
 _ME = "format 'peft'"
 _PREFIX = "base_model.model."
 _LOADING = "PeftModel.from_pretrained(model, folder)"
+_LOADING_TOWER = """\
+# transformers >= 5.6 has CLIPTextModel without the level text_model
+key_mapping = {} if hasattr(model, "text_model") else {r"^text_model\\.": ""}
+PeftModel.from_pretrained(model, folder, key_mapping=key_mapping)"""
 
 
 @final
@@ -47,9 +51,13 @@ class PEFT(Format):
     Args:
         component: Component the folder is for. ``None`` takes the only one of the adapter when
             writing, and when reading the one in the header, which only our own files have.
+        tower: Whether modules of a CLIP text encoder are written below ``text_model``. Since
+            transformers 5.6 its ``CLIPTextModel`` lacks that level, and PEFT takes such a folder
+            only with the ``key_mapping`` on the card; diffusers and older versions want it.
     """
 
     component: str | None = None
+    tower: bool = True
 
     def read(self, path: Path) -> Adapter:
         """Adapter kept in a folder; ranks come from the tensors, scales from the config."""
@@ -76,7 +84,8 @@ class PEFT(Format):
         tensors: dict[str, Array] = {}
         for target, pair in baked_pairs(adapter, _ME):
             factors = zip("AB", pair, strict=True)
-            name = _PREFIX + target.module
+            short = None if self.tower else without_tower(target.module)
+            name = _PREFIX + (short or target.module)
             tensors |= {f"{name}.lora_{side}.weight": factor for side, factor in factors}
         ranks = {target.module: rank for target, rank in adapter.ranks.items()}
         metadata = {**kept(adapter.metadata), **_header(component, ranks)}
@@ -84,7 +93,8 @@ class PEFT(Format):
         with staged_folder(path) as folder:
             save_tensors(folder / WEIGHTS, tensors, metadata)
             (folder / CONFIG).write_text(f"{config}\n", encoding="utf-8")
-            write_card(folder, Path(path), adapter, _LOADING)
+            is_below = any(module.startswith("text_model.") for module in ranks) and self.tower
+            write_card(folder, Path(path), adapter, _LOADING_TOWER if is_below else _LOADING)
 
     def _only_component(self, adapter: Adapter) -> str:
         components = adapter.components
