@@ -19,13 +19,17 @@ import torch
 from loricate.attacks.pgd import PGD
 from loricate.attacks.random_noise import RandomNoise
 from loricate.core.balls import Linf
+from loricate.core.defense import InputDefense
 from loricate.core.generators import sample_seeds
 from loricate.core.shapes import Images
 from loricate.core.threat import ThreatModel
 from loricate.core.training import silent
 from loricate.defenses._target import Target
 from loricate.defenses.adversarial_lora import AdversarialLora
+from loricate.defenses.bit_depth import BitDepth
 from loricate.defenses.drift_penalty import DriftPenalty
+from loricate.defenses.jpeg import JPEG
+from loricate.defenses.resize import Resize
 from loricate.defenses.spectral_penalty import SpectralPenalty
 from loricate.defenses.spectral_truncation import SpectralTruncation
 from loricate.evaluation.subjects import Subject
@@ -55,6 +59,17 @@ VARIANTS: dict[str, Change] = {
         spec, schedule=replace(spec.schedule, learning_rate=spec.schedule.learning_rate / 4)
     ),
 }
+
+PREPROCESSING: dict[str, tuple[InputDefense, ...]] = {
+    "": (),
+    "JPEG 75": (JPEG(quality=75),),
+    "JPEG 95": (JPEG(quality=95),),
+    "resize 0.75": (Resize(factor=0.75),),
+    "resize 0.9": (Resize(factor=0.9),),
+    "5 bits": (BitDepth(bits=5),),
+}
+
+COMPOSED = "| deployed | drift attacked | over base | drift clean | PSNR dB |\n|" + "---|" * 5
 
 
 def measure(name: str, subject: Subject, base: Subject, x: Images) -> dict[str, object]:
@@ -95,6 +110,31 @@ def run(names: list[str], steps: int, n_images: int) -> list[dict[str, object]]:
     return rows
 
 
+def composition(steps: int, n_images: int) -> None:
+    """Preprocessing before the base and before the default adapter, attacked as one."""
+    path = model_path("emoji-sd")
+    family = load_family(path, "cpu")
+    images = calibration_images(path, None, family.image_size)
+    x = held_out_pictures(path, None, family.image_size).images[-n_images:]
+    twin = family.with_vae(copy.deepcopy(family.vae))
+    target = Target(twin.vae, twin.vae_posterior(), twin.encoder_prefixes)
+    default_spec(epsilon=EPSILON, steps=steps).train(target, images, seed=0, observe=silent)
+    base = Subject("base", family)
+    rows: list[dict[str, object]] = []
+    print(COMPOSED)
+    for name, defenses in PREPROCESSING.items():
+        for part, model in (("", family), ("adapter", twin)):
+            label = " + ".join(filter(None, (name, part))) or "base"
+            row = measure(label, Subject(label, model, defenses), base, x)
+            rows.append(row)
+            ratio = float(rows[0]["drift_attacked"]) / float(row["drift_attacked"])  # type: ignore[arg-type]
+            print(
+                f"| {label} | {row['drift_attacked']:.3f} | ÷ {ratio:.2f} | "
+                f"{row['drift_clean']:.3f} | {row['psnr']:.2f} |",
+                flush=True,
+            )
+
+
 def truncation(n_images: int) -> None:
     """What the article's procedure costs on clean pictures, by the energy it leaves out."""
     path = model_path("emoji-sd")
@@ -123,12 +163,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--truncation", action="store_true", help="only the truncation control")
+    parser.add_argument("--compose", action="store_true", help="only preprocessing and adapter")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.truncation:
         truncation(args.images)
+        return
+    if args.compose:
+        composition(args.steps, args.images)
         return
     rows = run(args.only, args.steps, args.images)
     print("\n| variant | drift attacked | over base | drift clean | PSNR dB | parameters | s |")

@@ -12,10 +12,11 @@ import pytest
 pytest.importorskip("diffusers")
 
 from loricate import models
+from loricate.basics.toml import emit
 from loricate.cli import helpers  # noqa: F401 - rich moves the global generator when imported
 from loricate.cli.main import run
 from loricate.records.io import read_record, read_rows
-from loricate.records.names import Metrics
+from loricate.records.names import PARTS, Metrics
 from loricate.records.schema import RunRecord
 from loricate.testing.pipelines import write_tiny_model
 
@@ -113,8 +114,8 @@ def test_an_encoder_adapter_leaves_generation_as_it_was(record: RunRecord) -> No
 
 def test_gain_and_cost_have_paired_intervals(record: RunRecord) -> None:
     paired = {a.metric: a for a in record.aggregates if a.metric.endswith(("_reduction", "_loss"))}
-    losses = {Metrics.PSNR_LOSS, Metrics.ALIGNMENT_LOSS}
-    assert paired.keys() == {Metrics.DRIFT_REDUCTION, Metrics.SUCCESS_REDUCTION} | losses
+    # The tiny model has no judge that reads prompts.
+    assert paired.keys() == {Metrics.DRIFT_REDUCTION, Metrics.SUCCESS_REDUCTION, Metrics.PSNR_LOSS}
     assert {a.subject for a in paired.values()} == {"hardened"}
     assert all(a.low <= a.value <= a.high for a in paired.values())
 
@@ -213,6 +214,32 @@ def test_the_config_of_a_run_repeats_it(folder: Path, record: RunRecord, tmp_pat
     config = ["--config", str(folder / "config.toml")]
     assert run(["harden", *config, "--out", str(tmp_path / "again")]) == 1
     assert _numbers(read_record(tmp_path / "again")) == _numbers(record)
+
+
+def test_a_composition_is_measured_part_by_part(
+    folder: Path, record: RunRecord, tmp_path: Path
+) -> None:
+    settings = tomllib.loads((folder / "config.toml").read_text())
+    settings |= {"controls": [], "defenses": [{"name": "jpeg", "quality": 50}]}
+    config = tmp_path / "composed.toml"
+    config.write_text(emit(settings))
+    assert run(["harden", "--config", str(config), "--out", str(tmp_path / "composed")]) == 1
+    found = read_record(tmp_path / "composed")
+    assert {a.subject for a in found.aggregates} == {"base", "hardened", *PARTS}
+    drift = {
+        a.subject: a.value
+        for a in found.aggregates
+        if a.metric == Metrics.LATENT_DRIFT and a.attack == "none"
+    }
+    [alone] = [
+        a.value
+        for a in record.aggregates
+        if (a.subject, a.metric, a.attack) == ("hardened", Metrics.LATENT_DRIFT, "none")
+    ]
+    # The adapter is the one of the run without preprocessing, and JPEG moves latents by itself.
+    assert drift["part_adapter"] == pytest.approx(alone, rel=1e-4)
+    assert drift["part_preprocessing"] > 0.0
+    assert drift["hardened"] not in (drift["part_adapter"], drift["part_preprocessing"])
 
 
 def test_an_evaluation_of_the_adapter_agrees(

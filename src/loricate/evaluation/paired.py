@@ -1,5 +1,6 @@
 """Hardened against base, picture by picture: the same pictures make the difference sharper."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 from loricate.evaluation.aggregates import as_aggregate, worst_case
@@ -37,8 +38,9 @@ def compare(rows: Sequence[SampleRow], seed: int) -> tuple[Aggregate, ...]:
             found.append(_named(pairs, Metrics.SUCCESS_REDUCTION, saved))
     pairs = _pairs(row for row in rows if row.attack == NO_ATTACK)
     for metric, loss in _LOSSES.items():
-        if pairs:
-            base, hardened = _columns(pairs, metric)
+        base, hardened = _columns(pairs, metric)
+        # Without a judge that reads prompts, alignment is NaN.
+        if pairs and all(map(math.isfinite, (*base, *hardened))):
             lost = bootstrap_difference(base, hardened, seed=seed)
             found.append(_named(pairs, loss, lost))
     return tuple(found)

@@ -37,7 +37,7 @@ from loricate.recipes._matching import truncation_of_cost
 from loricate.recipes._models import judge_of, load_family, model_path
 from loricate.recipes._record import Run, write_run
 from loricate.recipes._run_spec import RunSpec
-from loricate.records.names import CONTROLS
+from loricate.records.names import CONTROLS, PARTS
 from loricate.records.schema import RunRecord
 from loricate.surfaces.attach import pristine_copy
 
@@ -188,7 +188,7 @@ def harden(
     with clock("controls"):
         controls = _Controls(spec, base, hardened, images, out, observe).build(trained)
     judge = judge_of(path, spec.judge, base.family)
-    subjects = (base, hardened, *controls)
+    subjects = (base, hardened, *_parts(base, hardened), *controls)
     with clock("evaluate"):
         evidence = gather(
             subjects, judge, pictures, spec.plan, out, seed=spec.seed, observe=observe
@@ -219,6 +219,14 @@ def _train(
         checkpoint=out / _CHECKPOINTS / "hardened.safetensors",
         phase="harden",
     )
+
+
+def _parts(base: Subject, hardened: Subject) -> list[Subject]:
+    """What a composition is made of, each part deployed alone."""
+    if not hardened.defenses:
+        return []
+    models = (hardened.family, ()), (base.family, hardened.defenses)
+    return [Subject(name, *model) for name, model in zip(PARTS, models, strict=True)]
 
 
 @dataclass(frozen=True)

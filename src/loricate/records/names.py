@@ -6,6 +6,7 @@ __all__ = [
     "CONTROLS",
     "NO_ATTACK",
     "NO_OBJECTIVE",
+    "PARTS",
     "RANDOM_NOISE",
     "STRONGEST",
     "SUBJECTS",
@@ -15,7 +16,10 @@ __all__ = [
 ]
 
 CONTROLS: Final = ("control_plain", "control_noise", "control_truncation", "control_full")
-SUBJECTS: Final = ("base", "hardened", *CONTROLS)
+PARTS: Final = ("part_adapter", "part_preprocessing")
+"""The adapter without its preprocessing, and the preprocessing without the adapter."""
+
+SUBJECTS: Final = ("base", "hardened", *PARTS, *CONTROLS)
 
 NO_ATTACK: Final = "none"
 """Attack of an aggregate measured on clean inputs; its epsilon is 0."""

@@ -38,6 +38,8 @@ _HALF: Final = 3.6
 MARKERS: Final = {
     "base": ("o", "●"),
     "hardened": ("s", "■"),
+    "part_adapter": ("p", "⬟"),
+    "part_preprocessing": ("h", "⬢"),
     "control_plain": ("^", "▲"),
     "control_noise": ("D", "◆"),
     "control_truncation": ("v", "▼"),

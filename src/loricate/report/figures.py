@@ -5,7 +5,15 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from loricate.records.names import CONTROLS, NO_ATTACK, RANDOM_NOISE, STRONGEST, SUBJECTS, Metrics
+from loricate.records.names import (
+    CONTROLS,
+    NO_ATTACK,
+    PARTS,
+    RANDOM_NOISE,
+    STRONGEST,
+    SUBJECTS,
+    Metrics,
+)
 from loricate.records.schema import Aggregate, RunRecord
 from loricate.report import charts, words
 from loricate.report.charts import CostPanel, Series
@@ -116,7 +124,9 @@ def _cost_panels(record: RunRecord) -> list[CostPanel]:
         bars = {
             subject: row[metric].value if drift else base[metric].value - row[metric].value
             for subject, row in table.items()
-            if subject in ("hardened", *CONTROLS) and metric in row and (drift or metric in base)
+            if subject in ("hardened", *PARTS, *CONTROLS)
+            and metric in row
+            and (drift or metric in base)
         }
         if bars:
             panels.append(CostPanel(title=title, bars=bars, criterion=criteria.get(name)))

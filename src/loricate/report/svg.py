@@ -20,6 +20,8 @@ __all__ = ["INK", "MUTED", "RULE", "SLOTS", "STYLE", "SvgSheet", "slot_color"]
 SLOTS: Final = (
     "base",
     "hardened",
+    "part_adapter",
+    "part_preprocessing",
     "control_plain",
     "control_noise",
     "control_truncation",

@@ -89,6 +89,8 @@ PICTURE_COLUMNS: Final = {
 _SUBJECTS: Final = {
     "base": "Base",
     "hardened": "Hardened",
+    "part_adapter": "Adapter alone",
+    "part_preprocessing": "Preprocessing alone",
     "control_plain": "Plain LoRA",
     "control_noise": "Noise-augmented LoRA",
     "control_truncation": "Spectral truncation",

@@ -59,6 +59,12 @@ def test_clean_loss_is_measured_without_attack() -> None:
     assert (loss.value, loss.low, loss.high) == pytest.approx((0.5, 0.5, 0.5))
 
 
+def test_unmeasured_alignment_is_no_loss() -> None:
+    subjects = ("base", "hardened")
+    rows = [_row(0, s, attack="none", prompt_alignment=float("nan")) for s in subjects]
+    assert _found(rows).keys() == {"reconstruction_psnr_loss"}
+
+
 def test_only_shared_samples_count_and_controls_do_not() -> None:
     rows = [_row(0, "base"), _row(1, "base"), _row(1, "hardened"), _row(1, "control_plain")]
     assert {a.n for a in compare(rows, 0)} == {1}
