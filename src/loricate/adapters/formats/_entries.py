@@ -96,6 +96,8 @@ def entries_of(file: TensorFile, by: str, prefix: str = "") -> dict[str, dict[st
         twin = found.setdefault(role[0], {}).setdefault(role[1], key)
         if twin != key:
             raise _shadow(role[0], twin, key, file)
+    if not found and not unknown:
+        raise UnsupportedError(f"the empty file {str(file.path)!r}", by=by)
     if unknown:
         refuse((key.removeprefix(prefix) for key in unknown), by)
     return found
@@ -160,8 +162,7 @@ def _read(
 def _factor(file: TensorFile, entry: Entry, role: str, seen: Counter[str]) -> _Array:
     if role not in entry.keys:
         raise ShapeError("a pair of factors", sorted(entry.keys.values()), where=entry.name)
-    # A copy: the file may change or vanish while the adapter lives on.
-    array = np.array(file[entry.keys[role]])
+    array = _in_memory(file, entry.keys[role])
     if array.dtype.name in _EIGHT_BITS:
         # Which holds every value of eight bits exactly.
         array = array.astype(np.float16)
@@ -174,12 +175,19 @@ def _factor(file: TensorFile, entry: Entry, role: str, seen: Counter[str]) -> _A
     return array
 
 
+def _in_memory(file: TensorFile, key: str) -> _Array:
+    # Not mapped: the file may change or vanish while the adapter lives on.
+    info = file.infos[key]
+    raw = np.fromfile(file.path, np.uint8, info.size_bytes, offset=info.start)
+    return raw.view(info.dtype).reshape(info.shape)
+
+
 def _stated_scales(
     file: TensorFile, entry: Entry, rank: int, configs: Mapping[ScaleSource, PEFTConfig]
 ) -> dict[ScaleSource, float]:
     stated = {source: config.scale(entry.name, rank) for source, config in configs.items()}
     if (key := entry.keys.get("alpha")) is not None:
-        tensor = file[key]
+        tensor = _in_memory(file, key)
         if tensor.size != 1:
             raise ShapeError("alpha as one number", tensor.shape, where=entry.name)
         alpha = float(tensor.reshape(()).astype(np.float64))
