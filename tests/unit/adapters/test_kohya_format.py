@@ -222,7 +222,7 @@ def test_names_resolve_by_the_base(path, rng, tmp_path):
         "my.own_block.to_q": (3, 5),
         Q: (3, 5, 1, 1),
     }
-    with pytest.raises(ConfigError, match="give its base"):
+    with pytest.raises(ConfigError, match="name the base of another model"):
         open_adapter(path)
 
 
@@ -234,6 +234,9 @@ def test_a_base_of_other_modules_or_shapes_is_refused(path, rng, tmp_path):
     assert caught.value.where == f"unet/{Q}"
     with pytest.raises(ConfigError, match="a module of the base"):
         open_adapter(path, base=base(tmp_path / "other", conv_in=(3, 5)))
+    save_tensors(path, pair(rng, f"lora_te_{under(FC1)}"))
+    with pytest.raises(ConfigError, match="one of unet, as in the base"):
+        open_adapter(path, base=tmp_path / "other")
     save_tensors(path, pair(rng, "lora_unet_conv_in", kernel=(6, 3, 3)))
     with pytest.raises(ShapeError, match="grouped"):
         open_adapter(path, base=base(tmp_path / "grouped", conv_in=(3, 2, 3, 3)))
@@ -336,8 +339,10 @@ def test_mixed_ranks_and_kernels_in_the_metadata(path, rng):
     written[Target("unet", "conv_in")] = Update.from_factors(a, b)
     save_adapter(Adapter(written), path, form="kohya")
     metadata = TensorFile(path).metadata
-    assert metadata["ss_network_dim"] == "Dynamic"
+    assert metadata["ss_network_dim"] == "4"
     assert json.loads(metadata["ss_network_args"]) == {"conv_dim": "4", "conv_alpha": "4"}
+    Kohya(pad=False).write(Adapter(written), path)
+    assert TensorFile(path).metadata["ss_network_dim"] == "Dynamic"
 
 
 def test_hashes_are_those_of_the_tensors(path, rng):

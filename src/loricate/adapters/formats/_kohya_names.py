@@ -1,6 +1,6 @@
 """Module names whose dots became underscores, and the way back."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TypeAlias
@@ -64,30 +64,46 @@ def resolve(
     Raises:
         ConfigError: A name is not that of a module, or two prefixes mean one component.
     """
-    names = list(names)
-    _refuse_two_prefixes(names, file)
-    targets: dict[str, Target] = {}
-    problems: list[ConfigProblem] = []
-    for name in names:
-        prefix = next(filter(name.startswith, (*PREFIXES, _UNBOUND)), None)
-        owner = component if prefix == _UNBOUND else PREFIXES.get(prefix or "")
-        if prefix is None or owner is None:
-            known = ", ".join(PREFIXES)
-            what = "component" if prefix else "key"
-            expected = "what this lone model is" if prefix else f"a name after one of {known}"
-            raise ConfigError(ConfigProblem(key=what, expected=expected, got=name), file=file)
-        table = _known(owner) if base is None else _of_base(owner, base)
-        module = table.get(name.removeprefix(prefix))
-        if module is None:
-            close = None
-            if len(problems) < _LISTED:
-                close = nearest(name.removeprefix(prefix), table)
-            problems.append(_unknown(name, owner, prefix, close, has_base=base is not None))
-        else:
-            targets[name] = Target(owner, module)
-    if problems:
-        raise ConfigError(_shortened(problems), file=file)
+    owners = {name: _owner(name, component, file) for name in names}
+    _refuse_two_prefixes(owners, file)
+    tables = {owner: _table(owner, base, file) for _, owner in owners.values()}
+    targets = {
+        name: Target(owner, tables[owner][name.removeprefix(prefix)])
+        for name, (prefix, owner) in owners.items()
+        if name.removeprefix(prefix) in tables[owner]
+    }
+    if unknown := [name for name in owners if name not in targets]:
+        whose = "of the base" if base else "of Stable Diffusion (name the base of another model)"
+        raise ConfigError(list(_problems(unknown, owners, tables, whose)), file=file)
     return targets
+
+
+def _owner(name: str, component: str | None, file: Path) -> tuple[str, str]:
+    """Prefix and component of a name."""
+    prefix = next(filter(name.startswith, PREFIXES), None)
+    if prefix is not None:
+        return prefix, PREFIXES[prefix]
+    if not name.startswith(_UNBOUND):
+        expected = f"a name after one of {', '.join(PREFIXES)}"
+        raise ConfigError(ConfigProblem(key="key", expected=expected, got=name), file=file)
+    if component is None:
+        expected = "what this lone model is"
+        raise ConfigError(ConfigProblem(key="component", expected=expected, got=name), file=file)
+    return _UNBOUND, component
+
+
+def _table(component: str, base: Modules | None, file: Path) -> Mapping[str, str]:
+    """Names in diffusers by names with underscores."""
+    known = _known(component)
+    if base is None:
+        return known
+    if component not in base:
+        expected = f"one of {', '.join(sorted(base))}, as in the base"
+        problem = ConfigProblem(key="component", expected=expected, got=component)
+        raise ConfigError(problem, file=file)
+    present = set(base[component])
+    table = {alias: name for alias, name in known.items() if name in present}
+    return table | {underscored(alias): name for name in present for alias in _aliases(name)}
 
 
 @cache
@@ -100,43 +116,35 @@ def _known(component: str) -> Mapping[str, str]:
     return table
 
 
-def _of_base(component: str, base: Modules) -> Mapping[str, str]:
-    present = set(base.get(component, ()))
-    table = {alias: name for alias, name in _known(component).items() if name in present}
-    return table | {underscored(alias): name for name in present for alias in _aliases(name)}
-
-
 def _aliases(module: str) -> tuple[str, ...]:
     short = without_tower(module)
     return (module,) if short is None else (module, short)
 
 
 def _refuse_two_prefixes(names: Iterable[str], file: Path) -> None:
-    first = {
-        prefix: n for prefix in ("lora_te_", "lora_te1_") for n in names if n.startswith(prefix)
-    }
-    if len(first) == 2:
+    prefixes = ("lora_te_", "lora_te1_")
+    first = [next((n for n in names if n.startswith(prefix)), None) for prefix in prefixes]
+    if None not in first:
         expected = "lora_te_ or lora_te1_, which both mean the first text encoder"
-        got = f"{first['lora_te_']!r} and {first['lora_te1_']!r} (KEY_SHADOW)"
+        got = f"{first[0]!r} and {first[1]!r} (KEY_SHADOW)"
         raise ConfigError(ConfigProblem(key="text_encoder", expected=expected, got=got), file=file)
 
 
-def _unknown(
-    name: str, component: str, prefix: str, close: str | None, *, has_base: bool
-) -> ConfigProblem:
-    whose = "of the base" if has_base else "of Stable Diffusion (give its base for another model)"
-    return ConfigProblem(
-        key=component,
-        expected=f"a module {whose}",
-        got=name,
-        nearest=None if close is None else prefix + close,
-    )
-
-
-def _shortened(problems: list[ConfigProblem]) -> list[ConfigProblem]:
-    if len(problems) <= _LISTED:
-        return problems
-    rest = ConfigProblem(
-        key="", expected="the same of all names", got=f"{len(problems) - _LISTED} more unknown ones"
-    )
-    return [*problems[:_LISTED], rest]
+def _problems(
+    unknown: Sequence[str],
+    owners: Mapping[str, tuple[str, str]],
+    tables: Mapping[str, Mapping[str, str]],
+    whose: str,
+) -> Iterator[ConfigProblem]:
+    for name in unknown[:_LISTED]:
+        prefix, owner = owners[name]
+        close = nearest(name.removeprefix(prefix), tables[owner])
+        yield ConfigProblem(
+            key=owner,
+            expected=f"a module {whose}",
+            got=name,
+            nearest=None if close is None else prefix + close,
+        )
+    if more := unknown[_LISTED:]:
+        got = f"{len(more)} more unknown ones"
+        yield ConfigProblem(key="", expected="the same of all names", got=got)

@@ -110,10 +110,11 @@ def kohya_metadata(adapter: Adapter, tensors: Mapping[str, np.ndarray[Any, Any]]
         adapter: What is written.
         tensors: The tensors of the file.
     """
+    family = family_of(adapter)
     training = {
         **{key: text for key, text in adapter.metadata.items() if key.startswith("ss_")},
-        **_network(adapter),
-        **_base(adapter),
+        **_network(tensors),
+        **_base(family),
     }
     # The legacy hash is taken of the file as if nothing but these stood in its header.
     alone = save(dict(tensors), training)
@@ -121,22 +122,23 @@ def kohya_metadata(adapter: Adapter, tensors: Mapping[str, np.ndarray[Any, Any]]
     return {
         **kept(adapter.metadata),
         **training,
-        **_model_spec(adapter),
+        **_model_spec(family, adapter.metadata.get("modelspec.title", "LoRA")),
         "sshs_model_hash": hashlib.sha256(data).hexdigest(),
         "sshs_legacy_hash": hashlib.sha256(alone[_LEGACY_HASH]).hexdigest()[:8],
     }
 
 
-def _network(adapter: Adapter) -> dict[str, str]:
-    kernels = {t for t, update in adapter.items() if (update.kernel or (0, 1, 1))[1:] != (1, 1)}
-    dim = _common({update.rank for t, update in adapter.items() if t not in kernels})
+def _network(tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, str]:
+    downs = [tensor for key, tensor in tensors.items() if key.endswith(".lora_down.weight")]
+    kernels = [down for down in downs if down.shape[2:] not in ((), (1, 1))]
+    dim = _common({len(down) for down in downs if down.shape[2:] in ((), (1, 1))})
     network = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": dim,
         "ss_network_alpha": dim,
     }
     if kernels:
-        conv_dim = _common({adapter[target].rank for target in kernels})
+        conv_dim = _common({len(down) for down in kernels})
         network["ss_network_args"] = json.dumps({"conv_dim": conv_dim, "conv_alpha": conv_dim})
     return network
 
@@ -145,16 +147,14 @@ def _common(ranks: set[int]) -> str:
     return str(*ranks) if len(ranks) == 1 else "Dynamic"
 
 
-def _base(adapter: Adapter) -> dict[str, str]:
-    family = family_of(adapter)
+def _base(family: sgm.Family | None) -> dict[str, str]:
     if family is None or family not in _VERSIONS:
         return {}
     base = {"ss_base_model_version": _VERSIONS[family]}
     return base if family == "sdxl" else {**base, "ss_v2": str(family == "sd2")}
 
 
-def _model_spec(adapter: Adapter) -> dict[str, str]:
-    family = family_of(adapter)
+def _model_spec(family: sgm.Family | None, title: str) -> dict[str, str]:
     if family is None or family not in _ARCHITECTURES:
         return {}
     architecture, implementation = _ARCHITECTURES[family]
@@ -162,5 +162,5 @@ def _model_spec(adapter: Adapter) -> dict[str, str]:
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": architecture,
         "modelspec.implementation": implementation,
-        "modelspec.title": adapter.metadata.get("modelspec.title", "LoRA"),
+        "modelspec.title": title,
     }

@@ -18,7 +18,7 @@ from loricate.adapters.formats._peft_config import (
     header_config,
     header_table,
 )
-from loricate.adapters.names import canonical
+from loricate.adapters.names import canonical, without_tower
 from loricate.adapters.tensors import TensorFile, save_tensors, staged_folder
 from loricate.basics.arrays import Array
 from loricate.basics.errors import ConfigError, ConfigProblem, UnsupportedError
@@ -126,9 +126,10 @@ def _configs(file: TensorFile, prefix: str) -> Mapping[ScaleSource, PEFTConfig]:
 
 
 def _sides(component: str, adapter: Adapter) -> tuple[str, str]:
-    # Pipelines tell the generation of a text encoder's names from its attention, and fail without.
-    is_text = component.startswith("text_encoder")
-    if is_text and not any(name.endswith(_ATTENTION) for name in adapter.modules(component)):
+    # Pipelines tell the generation of CLIP's names from its attention, and fail without any.
+    modules = adapter.modules(component)
+    is_clip = component.startswith("text_encoder") and any(map(without_tower, modules))
+    if is_clip and not any(module.endswith(_ATTENTION) for module in modules):
         return "lora_linear_layer.down", "lora_linear_layer.up"
     return "lora_A", "lora_B"
 
