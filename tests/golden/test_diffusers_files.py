@@ -4,14 +4,17 @@ SD 1.5 and XL are tiny but have every block, so that every linear layer and conv
 under its real name.
 """
 
+import hashlib
+
 import numpy as np
 import pytest
 
-from loricate.adapters.adapter import Adapter
+from loricate.adapters.adapter import Adapter, Update
 from loricate.adapters.files import open_adapter, save_adapter
 from loricate.adapters.formats.diffusers import WEIGHTS, Diffusers
 from loricate.adapters.formats.kohya import Kohya
 from loricate.adapters.formats.peft import PEFT
+from loricate.adapters.tensors import TensorFile
 from loricate.basics.arrays import to_numpy
 
 torch = pytest.importorskip("torch")
@@ -224,6 +227,40 @@ def test_we_read_what_diffusers_converts_to_kohya(fresh, rng, tmp_path):
     assert (found.form, found.scale_source) == ("kohya", "tensor")
     assert {update.factors.scale for update in found.adapter.values()} == {1.0}
     assert_read(found.adapter, unscaled(layers))
+
+
+def test_we_read_what_peft_writes_of_a_text_encoder(fresh, rng, tmp_path):
+    encoder = fresh("sd15").text_encoder
+    config = peft.LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "fc1"])
+    model = peft.get_peft_model(encoder, config)
+    layers = {}
+    for name, layer in encoder.named_modules():
+        if isinstance(layer, peft.tuners.lora.LoraLayer):
+            weight = layer.lora_B["default"].weight
+            weight.data = torch.asarray(rng.standard_normal(weight.shape), dtype=weight.dtype)
+            delta = to_numpy(layer.get_delta_weight("default"))
+            layers["text_encoder", f"text_model.{name}"] = delta
+    model.save_pretrained(tmp_path)
+    found = open_adapter(tmp_path, component="text_encoder")
+    assert (found.form, found.scale_source) == ("peft", "config")
+    assert_read(found.adapter, layers)
+
+
+def test_hashes_are_the_trainers(rng, tmp_path):
+    from safetensors.torch import load_file, save
+
+    path = tmp_path / "lora.safetensors"
+    a, b = rng.standard_normal((4, 40_000)), rng.standard_normal((40_000, 4))
+    save_adapter(Adapter({("unet", "conv_in"): Update.from_factors(a, b)}), path, form="kohya")
+    metadata = TensorFile(path).metadata
+    # The trainer hashes the file as it would be with its own keys alone in the header.
+    own = {key: text for key, text in metadata.items() if key.startswith("ss_")}
+    content = save(load_file(path), own)
+    start = 8 + int.from_bytes(content[:8], "little")
+    assert metadata["sshs_model_hash"] == hashlib.sha256(content[start:]).hexdigest()
+    legacy = content[0x100000 : 0x100000 + 0x10000]
+    assert len(legacy) == 0x10000
+    assert metadata["sshs_legacy_hash"] == hashlib.sha256(legacy).hexdigest()[:8]
 
 
 def test_our_table_has_every_layer_of_the_real_models(pipelines):
