@@ -1,6 +1,6 @@
 """What modules a base has, to resolve the names of an adapter and to refuse a wrong base."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -14,18 +14,25 @@ from loricate.basics.errors import ConfigError, ConfigProblem, ShapeError, neare
 
 __all__ = ["Shapes", "fitted", "shapes_of_base"]
 
+_COMPONENTS = {*sgm.COMPONENTS, "transformer", "text_encoder_3"}
+
 Shapes: TypeAlias = Mapping[str, Mapping[str, tuple[int, ...]]]
 """Shape of the weight of each module, by component."""
 
 
-def shapes_of_base(base: Path) -> Shapes:
+def shapes_of_base(base: Path, components: Collection[str]) -> Shapes:
     """Modules of a base under canonical names, read from headers alone.
 
     Args:
         base: Diffusers folder, folder of one component, or safetensors file.
+        components: What an adapter updates. If it is one, a lone part that does not say what it
+            is, such as a VAE file, is taken for it.
     """
+    parts = open_model(base)
+    if len(parts) == len(components) == 1 and not parts.keys() & _COMPONENTS:
+        parts = dict(zip(components, parts.values(), strict=True))
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-    for component, weights in open_model(base).items():
+    for component, weights in parts.items():
         for module, slot in slots_of(component, weights).items():
             name = canonical(component, sgm.to_diffusers(component, module) or module)
             shapes.setdefault(component, {})[name] = slot.shape(weights)
@@ -45,7 +52,7 @@ def fitted(adapter: Adapter, base: Path) -> Adapter:
         ConfigError: The base lacks a component or a module.
         ShapeError: A weight has another shape.
     """
-    shapes = shapes_of_base(base)
+    shapes = shapes_of_base(base, adapter.components)
     return replace(adapter, updates={t: _fit(t, u, shapes, base) for t, u in adapter.items()})
 
 

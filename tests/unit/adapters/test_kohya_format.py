@@ -242,6 +242,19 @@ def test_a_base_of_other_modules_or_shapes_is_refused(path, rng, tmp_path):
         open_adapter(path, base=base(tmp_path / "grouped", conv_in=(3, 2, 3, 3)))
 
 
+@pytest.mark.parametrize("where", ["one.safetensors", "my-unet/weights.safetensors"])
+def test_a_lone_base_is_what_the_adapter_is_for(path, rng, tmp_path, where):
+    single = {"input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight": np.zeros((3, 5))}
+    (tmp_path / where).parent.mkdir(exist_ok=True)
+    save_tensors(tmp_path / where, single)
+    model = tmp_path / where.partition("/")[0]
+    save_tensors(path, pair(rng, f"lora_unet_{under(Q)}"))
+    assert list(open_adapter(path, base=model).adapter) == [("unet", Q)]
+    save_tensors(path, pair(rng, f"lora_unet_{under(Q)}") | pair(rng, f"lora_te_{under(FC1)}"))
+    with pytest.raises(ConfigError, match="as in the base"):
+        open_adapter(path, base=model)
+
+
 def adapter(rng, ranks, scale=0.5, width=5):
     updates = {}
     for (component, module), rank in ranks.items():

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TypeAlias
 
 from loricate.adapters import sgm
+from loricate.adapters._base import Shapes, shapes_of_base
 from loricate.adapters.adapter import Target
 from loricate.adapters.names import without_tower
 from loricate.basics.errors import ConfigError, ConfigProblem, nearest
@@ -33,8 +33,6 @@ _UNBOUND = "lycoris_"
 
 _LISTED = 8
 
-Modules: TypeAlias = Mapping[str, Iterable[str]]
-
 
 def is_kohya(keys: Iterable[str]) -> bool:
     """Whether names of tensors are those of kohya, LyCORIS or ComfyUI.
@@ -51,7 +49,7 @@ def underscored(module: str) -> str:
 
 
 def resolve(
-    names: Iterable[str], file: Path, *, component: str | None, base: Modules | None
+    names: Iterable[str], file: Path, *, component: str | None, base: Path | None
 ) -> dict[str, Target]:
     """What the modules of a kohya file are called in diffusers.
 
@@ -59,14 +57,16 @@ def resolve(
         names: Modules as the file spells them, with prefix.
         file: The file, for errors.
         component: Component of names that do not say it.
-        base: Modules of each component of the base; ``None`` takes all of Stable Diffusion.
+        base: Model by whose modules names are resolved; ``None`` takes all of Stable Diffusion.
 
     Raises:
         ConfigError: A name is not that of a module, or two prefixes mean one component.
     """
     owners = {name: _owner(name, component, file) for name in names}
     _refuse_two_prefixes(owners, file)
-    tables = {owner: _table(owner, base, file) for _, owner in owners.values()}
+    components = {owner for _, owner in owners.values()}
+    shapes = None if base is None else shapes_of_base(base, components)
+    tables = {owner: _table(owner, shapes, file) for owner in components}
     targets = {
         name: Target(owner, tables[owner][name.removeprefix(prefix)])
         for name, (prefix, owner) in owners.items()
@@ -92,7 +92,7 @@ def _owner(name: str, component: str | None, file: Path) -> tuple[str, str]:
     return _UNBOUND, component
 
 
-def _table(component: str, base: Modules | None, file: Path) -> Mapping[str, str]:
+def _table(component: str, base: Shapes | None, file: Path) -> Mapping[str, str]:
     """Names in diffusers by names with underscores."""
     known = _known(component)
     if base is None:

@@ -8,7 +8,6 @@ from typing import Any, Literal, TypeAlias, final
 import numpy as np
 
 from loricate.adapters import sgm
-from loricate.adapters._base import shapes_of_base
 from loricate.adapters.adapter import Adapter, Target
 from loricate.adapters.format import AdapterFile, Format
 from loricate.adapters.formats._entries import Entry, as_file, entries_of
@@ -63,11 +62,10 @@ class Kohya(Format):
         """The same, with where the scale was stated and what was odd."""
         file = TensorFile(path)
         tensors = entries_of(file, _ME)
-        shapes = None if self.base is None else shapes_of_base(self.base)
         generic = [name for name in tensors if name.startswith(tuple(GENERIC))]
         others = [name for name in tensors if not name.startswith(tuple(GENERIC))]
         targets = {name: _generic_target(name, file) for name in generic}
-        targets |= resolve(others, file.path, component=self.component, base=shapes)
+        targets |= resolve(others, file.path, component=self.component, base=self.base)
         entries = (
             Entry(name=name, target=targets[name], keys=keys) for name, keys in tensors.items()
         )
