@@ -248,3 +248,39 @@ def test_the_level_of_text_encoders_is_chosen_for_peft(tmp_path):
         assert open_adapter(tmp_path / f"{tower}").adapter.keys() == adapter.keys()
     assert "key_mapping" in (tmp_path / "True" / "README.md").read_text()
     assert "key_mapping" not in (tmp_path / "False" / "README.md").read_text()
+
+
+def test_a_wrong_base_in_a_form_that_names_modules(path, tmp_path):
+    save_adapter(sound(), path, form="diffusers")
+    for folder, tensors, match in (
+        ("unet", {"conv_on.weight": np.ones((3, 5))}, "did you mean 'conv_on'"),
+        ("vae", {"conv_in.weight": np.ones((3, 5))}, "one of vae, as in the base"),
+    ):
+        base = tmp_path / folder
+        base.mkdir()
+        save_tensors(base / "weights.safetensors", tensors)
+        with pytest.raises(ConfigError, match=match):
+            open_adapter(path, base=base)
+
+
+def test_empty_files_and_foreign_names(path):
+    save_tensors(path, {})
+    with pytest.raises(UnsupportedError, match="the empty file"):
+        open_adapter(path)
+    factors = {"lora_A.weight": np.ones((2, 5)), "lora_B.weight": np.ones((3, 2))}
+    for prefixes, match in (
+        (("diffusion_model.double_blocks.0.img_mlp.0.",), "Stable Diffusion's UNet"),
+        (("unet.conv_in.", "conv_out."), "a name that begins with one of unet"),
+    ):
+        save_tensors(path, {p + key: a for p in prefixes for key, a in factors.items()})
+        with pytest.raises(ConfigError, match=match):
+            open_adapter(path)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "3"])
+def test_a_header_that_is_no_config(path, text):
+    factors = {"unet.conv_in.lora_A.weight": np.ones((2, 5))}
+    factors["unet.conv_in.lora_B.weight"] = np.ones((3, 2))
+    save_tensors(path, factors, {"lora_adapter_metadata": text})
+    with pytest.raises(ConfigError, match="a JSON object"):
+        open_adapter(path)
