@@ -1,0 +1,119 @@
+"""Norms of low-rank products through the Gram matrices of their factors.
+
+Squared norms are sums over ``(B.T @ B) * (A @ A.T)``, which costs less than a decomposition of the
+factors. In float64 they are off by rounding alone, unless the terms of the product cancel.
+"""
+
+import math
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loricate.basics.arrays import to_numpy
+from loricate.basics.errors import NumericalError
+from loricate.lowrank.factors import LowRank
+from loricate.lowrank.merge import concat
+
+__all__ = ["Norms", "norms", "retained_energy", "widened"]
+
+_Wide: TypeAlias = NDArray[np.float64]
+
+# A Gram matrix knows its factor to half the digits. Where the product is that much smaller than
+# its factors, they are decomposed instead.
+_CANCELLED = 1e-6
+_ROUNDOFF = float(np.finfo(np.float64).eps)
+
+
+class Norms(NamedTuple):
+    """Two norms of an update.
+
+    Args:
+        frobenius: Root of the sum of squared entries.
+        spectral: Largest singular value.
+    """
+
+    frobenius: float
+    spectral: float
+
+
+def norms(update: LowRank) -> Norms:
+    """Norms of an update to a relative error of 1e-8.
+
+    Args:
+        update: Finite factors of any dtype.
+
+    Raises:
+        NumericalError: The product overflows.
+    """
+    gram_a, gram_b = _grams(update)
+    square, bound = _squares(gram_a, gram_b)
+    if bound == 0.0:
+        return Norms(0.0, 0.0)
+    if square <= _CANCELLED * bound:
+        wide = widened(update)
+        return Norms(wide.frobenius_norm(), wide.spectral_norm())
+    # Lifted by what rounding hides, so that dependent rows of A do no harm.
+    rank = update.rank
+    root = np.linalg.cholesky(gram_a + rank * _ROUNDOFF * np.trace(gram_a) * np.eye(rank))
+    largest = float(np.linalg.eigvalsh(root.T @ gram_b @ root)[-1])
+    gain = abs(update.scale)
+    return Norms(gain * math.sqrt(square), gain * math.sqrt(largest))
+
+
+def retained_energy(exact: LowRank, kept: LowRank) -> float:
+    """Share of the squared Frobenius norm of an update that another one keeps, at least 0.
+
+    Args:
+        exact: The update.
+        kept: What stands in for it, of the same shape.
+
+    Returns:
+        The share; 1 where all terms of the update cancel, as nothing was there to keep.
+
+    Raises:
+        NumericalError: The product overflows.
+    """
+    if exact.A is kept.A and exact.B is kept.B and exact.scale == kept.scale:
+        return 1.0
+    wide, other = widened(exact).baked(), widened(kept).baked()
+    rest = _difference(wide, other)
+    if not rest.B.any():
+        return 1.0
+    total, bound = _squares(*_grams(wide))
+    if total <= exact.rank * _ROUNDOFF * bound:
+        return 1.0
+    lost, _ = _squares(*_grams(rest))
+    return max(0.0, 1.0 - max(0.0, lost) / total)
+
+
+def widened(update: LowRank) -> LowRank:
+    """The same factors in numpy and float64."""
+    return LowRank(_wide(update.A), _wide(update.B), update.scale)
+
+
+def _difference(a: LowRank, b: LowRank) -> LowRank:
+    if np.array_equal(a.A, b.A):
+        return LowRank(a.A, a.B - b.B)
+    return concat([a, b], [1.0, -1.0])
+
+
+def _grams(update: LowRank) -> tuple[_Wide, _Wide]:
+    a, b = _wide(update.A), _wide(update.B)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return a @ a.T, b.T @ b
+
+
+def _squares(gram_a: _Wide, gram_b: _Wide) -> tuple[float, float]:
+    """Squared norm of the product, and a bound of it in which nothing cancels."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        square, bound = np.sum(gram_a * gram_b), np.trace(gram_a) * np.trace(gram_b)
+    if not math.isfinite(bound):
+        raise NumericalError("the product of two finite factors overflows", where="update")
+    return float(square), float(bound)
+
+
+def _wide(factor: Any) -> _Wide:
+    # In one step, as numpy widens half precision to float64 faster than to float32.
+    is_numpy = isinstance(factor, np.ndarray)
+    return factor.astype(np.float64, copy=False) if is_numpy else to_numpy(factor)
