@@ -307,6 +307,11 @@ def test_damage_and_ambiguity_are_refused_by_every_command(lora, tmp_path, capsy
     code, said = refuse(capsys, command, cut, tmp_path, good)
     assert code == ExitCode.COULD_NOT_RUN
     assert "cut.safetensors" in said
+    empty = tmp_path / "empty.safetensors"
+    save_tensors(empty, {})
+    code, said = refuse(capsys, command, empty, tmp_path, good)
+    assert code == ExitCode.COULD_NOT_RUN
+    assert "empty" in said
     pair = tmp_path / "pair"
     pair.mkdir()
     for name in ("a", "b"):

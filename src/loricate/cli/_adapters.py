@@ -140,7 +140,7 @@ def show_written(written: Written, *, as_json: bool) -> None:
         for each in written.modules
     ]
     size = f"{written.parameter_share:.0%} of the parameters"
-    title = f"{written.out}: {written.form}, {len(rows)} modules, {size}"
+    title = f"{written.out.name}: {written.form}, {len(rows)} modules, {size}"
     print_table(("component", "module", "shape", "rank", "now", "energy kept"), rows, title=title)
     for note in written.notes:
         log(f"note: {note}")

@@ -3,12 +3,15 @@
 What PEFT 0.21 and diffusers 0.42 do is tested; ComfyUI (a125cd84) and A1111 were read, not run.
 """
 
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias, final
 
 from loricate.adapters.files import AdapterFile
+from loricate.adapters.formats._kohya_names import PREFIXES
 from loricate.adapters.formats._peft_config import HEADER_KEY
 from loricate.adapters.tensors import TensorFile
 
@@ -18,7 +21,8 @@ Answer: TypeAlias = Literal["yes", "partly", "no", "unknown"]
 _Verdict: TypeAlias = tuple[Answer, str]
 
 _OWN_METHOD = {"unet", "transformer", "vae"}
-_ATTENTION = (".attn1.", ".attn2.")
+_ATTENTION = re.compile(r"[._](attn1|attn2|self_attn)[._]")
+_DOWN = ".lora_down.weight"
 
 
 @final
@@ -66,15 +70,6 @@ class _Facts:
     def is_scaled(self) -> bool:
         return any(update.factors.scale != 1.0 for update in self.found.adapter.values())
 
-    @cached_property
-    def has_mixed_alphas(self) -> bool:
-        """Whether a component has several alphas in tensors."""
-        alphas = {
-            (target.component, round(update.factors.scale * update.rank, 3))
-            for target, update in self.found.adapter.items()
-        }
-        return self.found.scale_source == "tensor" and len(alphas) > len(self.components)
-
 
 def acceptances(found: AdapterFile, file: TensorFile) -> tuple[Acceptance, ...]:
     """What each known program does with a file as it is.
@@ -108,9 +103,32 @@ def _pipeline(facts: _Facts) -> _Verdict:
         return "partly", "drops the VAE without a word"
     if facts.form == "diffusers" and facts.found.scale_source == "tensor":
         return "unknown", "alpha tensors between names of diffusers"
-    if facts.form == "kohya" and facts.has_mixed_alphas:
-        return "partly", "mixes up alphas that differ: --to diffusers"
+    if facts.form == "kohya" and (trouble := _misread(facts.file)):
+        return "partly", f"{trouble}: --to diffusers"
     return "yes", "pass weight_name and use_safetensors=True"
+
+
+def _misread(file: TensorFile) -> str | None:
+    """What pipelines get wrong of a kohya file, if anything."""
+    layers = [name.removesuffix(_DOWN) for name in file if name.endswith(_DOWN)]
+    for prefix in PREFIXES:
+        names = [name for name in layers if name.startswith(prefix)]
+        alphas = {name: _alpha(file, name) for name in names}
+        attention = [name for name in names if _ATTENTION.search(name)]
+        if prefix != "lora_unet_":
+            if attention and not any(name.endswith("_out_proj") for name in attention):
+                return "needs out_proj to find a text encoder's attention"
+            attention = names
+        # One alpha, the commonest, is all that these layers get.
+        common = Counter(alphas.values()).most_common(1)
+        if any(alphas[name] != common[0][0] for name in attention):
+            return "takes one alpha where this file has several"
+    return None
+
+
+def _alpha(file: TensorFile, layer: str) -> float | None:
+    key = f"{layer}.alpha"
+    return float(file[key].reshape(())) if key in file else None
 
 
 def _model(facts: _Facts) -> _Verdict:
@@ -123,9 +141,9 @@ def _model(facts: _Facts) -> _Verdict:
     }
     if facts.form not in prefixes:
         return "no", "does not know these names: --to diffusers"
-    if facts.form == "peft" and facts.is_scaled and HEADER_KEY not in facts.file.metadata:
-        return "partly", "ignores adapter_config.json, so the scale: --to peft bakes it"
     why = f"prefix={prefixes[facts.form]}"
+    if facts.form == "peft" and facts.is_scaled and HEADER_KEY not in facts.file.metadata:
+        return "partly", f"{why}; ignores the scale in adapter_config.json"
     if facts.components - _OWN_METHOD - {"model"}:
         return "partly", f"{why}; text encoders have no such method"
     return "yes", f"{why}; not AutoencoderTiny" if "vae" in facts.components else why
@@ -139,7 +157,7 @@ def _comfy(facts: _Facts) -> _Verdict:
     if facts.form == "peft":
         return "no", "maps base_model.model for other families only: --to kohya"
     modules = facts.found.adapter.modules("unet")
-    others = [name for name in modules if not any(part in name for part in _ATTENTION)]
+    others = [name for name in modules if not _ATTENTION.search(name)]
     if not modules:
         return "yes", "at alpha == rank, whatever the header says"
     is_lost = facts.components == {"unet"} and not others
@@ -149,24 +167,17 @@ def _comfy(facts: _Facts) -> _Verdict:
 def _a1111(facts: _Facts) -> _Verdict:
     if common := _interface(facts):
         return common
-    if facts.form == "comfy":
-        return "unknown", ""
-    return (
-        ("yes", "")
-        if facts.form == "kohya"
-        else ("no", "splits names at the first dot: --to kohya")
-    )
+    if facts.form in ("kohya", "comfy"):
+        return ("yes", "") if facts.form == "kohya" else ("unknown", "")
+    return "no", "splits names at the first dot: --to kohya"
 
 
 def _interface(facts: _Facts) -> _Verdict | None:
     """What user interfaces have in common."""
     if facts.components == {"vae"}:
         return "no", "has no names for a VAE: --to merged"
-    if (
-        facts.is_unbound
-        or facts.form == "diffusers-model"
-        or facts.components & {"transformer", "model"}
-    ):
+    is_other = facts.form == "diffusers-model" or facts.components & {"transformer", "model"}
+    if is_other or facts.is_unbound:
         return "unknown", ""
     if "vae" in facts.components:
         return "partly", "has no names for a VAE: --to merged"
