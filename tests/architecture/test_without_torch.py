@@ -74,6 +74,33 @@ def test_package_imports(package: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_adapter_files_are_inspected_converted_resized_and_combined(tmp_path: Path) -> None:
+    done = _run(f"""
+from pathlib import Path
+import numpy as np
+from loricate.adapters.adapter import Adapter, Target, Update
+from loricate.adapters.files import save_adapter
+from loricate.adapters.tensors import save_tensors
+from loricate.cli.main import run
+
+folder = Path({str(tmp_path)!r})
+target = Target("unet", "down_blocks.0.attentions.0.proj_in")
+update = Update.from_factors(np.ones((1, 4), np.float32), np.ones((3, 1), np.float32))
+save_adapter(Adapter({{target: update}}), folder / "lora.safetensors", form="kohya")
+save_tensors(folder / "unet.safetensors", {{f"{{target.module}}.weight": np.ones((3, 4))}})
+source, base, out = (str(folder / name) for name in ("lora.safetensors", "unet.safetensors", "out"))
+lines = [
+    ["inspect", source],
+    ["convert", source, "--to", "peft", "--out", out + "1"],
+    ["convert", source, "--to", "merged", "--base", base, "--out", out + "2.safetensors"],
+    ["resize", source, "--rule", "rank:1", "--out", out + "3.safetensors"],
+    ["combine", source, source, "--rule", "numerical", "--out", out + "4.safetensors"],
+]
+sys.exit(max(map(run, lines)))
+""")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_command_that_needs_torch_names_the_install_line() -> None:
     done = _run("""
 import click

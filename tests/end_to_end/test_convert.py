@@ -1,8 +1,6 @@
 """``loricate convert``: every form into every other, and everything it refuses."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -330,22 +328,3 @@ def test_the_table_shows_energy_and_notes(lora, tmp_path, capsys):
     shown = capsys.readouterr()
     assert all(word in shown.out for word in ("energy kept", "12 x 8 x 3 x 3", "5 modules"))
     assert "convert: done" in shown.err
-
-
-def test_none_of_them_loads_torch(lora, base, tmp_path):
-    source = str(save(lora(), tmp_path, "kohya"))
-    lines = [
-        ["inspect", source, "--base", str(base)],
-        ["convert", source, "--to", "diffusers", "--out", str(tmp_path / "a")],
-        ["convert", source, "--to", "merged", "--base", str(base), "--out", str(tmp_path / "m")],
-        ["resize", source, "--rule", "energy:0.9", "--out", str(tmp_path / "b.safetensors")],
-        ["combine", source, source, "--rule", "rank:2", "--out", str(tmp_path / "c.safetensors")],
-    ]
-    code = f"""
-import sys
-sys.modules["torch"] = None
-from loricate.cli.main import run
-sys.exit(max(map(run, {lines!r})))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
