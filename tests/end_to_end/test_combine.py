@@ -80,6 +80,15 @@ def test_different_modules_make_a_union(lora, files, tmp_path, capsys):
     assert_is_sum(out, [(2, parts[0]), (3, parts[1])])
 
 
+def test_what_all_sources_say_is_kept_but_not_their_history(lora, files, tmp_path, capsys):
+    said = {"title": "same", "resized_by_rule": "fixed:4"}
+    adapters = [Adapter(lora(), {**said, "note": str(n)}) for n in range(2)]
+    combine(capsys, files(*adapters), tmp_path / "out.safetensors")
+    metadata = open_adapter(tmp_path / "out.safetensors").adapter.metadata
+    assert metadata["title"] == "same"
+    assert not {"note", "resized_by_rule"} & set(metadata)
+
+
 def test_a_weight_of_zero_leaves_an_adapter_out(lora, files, tmp_path, capsys):
     adapters, out = (lora(rank=2), lora(rank=3)), tmp_path / "out.safetensors"
     report = combine(capsys, files(*adapters), out, "--weights", "0,1")

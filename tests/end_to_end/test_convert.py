@@ -327,4 +327,8 @@ def test_the_table_shows_energy_and_notes(lora, tmp_path, capsys):
     assert run(["convert", str(source), "--to", "diffusers", "--out", str(out)]) == ExitCode.PASS
     shown = capsys.readouterr()
     assert all(word in shown.out for word in ("energy kept", "12 x 8 x 3 x 3", "5 modules"))
+    assert shown.out.count(" 1.000000") == 5
     assert "convert: done" in shown.err
+    half = ["--dtype", "float16", "--out", str(tmp_path / "half")]
+    assert run(["convert", str(source), "--to", "diffusers", *half]) == ExitCode.PASS
+    assert capsys.readouterr().out.count(" 1 - ") == 5

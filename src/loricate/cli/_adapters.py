@@ -135,7 +135,7 @@ def show_written(written: Written, *, as_json: bool) -> None:
             " x ".join(map(str, each.shape)),
             each.rank_before,
             each.rank,
-            f"{each.retained_energy:.6f}",
+            _share(each.retained_energy),
         )
         for each in written.modules
     ]
@@ -146,3 +146,8 @@ def show_written(written: Written, *, as_json: bool) -> None:
         log(f"note: {note}")
     if written.n_underflow:
         log(f"underflow: {written.n_underflow} entries of the factors became zero")
+
+
+def _share(value: float) -> str:
+    # Six digits would round what half precision loses up to nothing.
+    return f"{value:.6f}" if value in (0.0, 1.0) or value < 1 - 1e-6 else f"1 - {1 - value:.0e}"

@@ -107,7 +107,7 @@ def _grams(update: LowRank) -> tuple[_Wide, _Wide]:
 def _squares(gram_a: _Wide, gram_b: _Wide) -> tuple[float, float]:
     """Squared norm of the product, and a bound of it in which nothing cancels."""
     with np.errstate(over="ignore", invalid="ignore"):
-        square, bound = np.sum(gram_a * gram_b), np.trace(gram_a) * np.trace(gram_b)
+        square, bound = np.vdot(gram_a, gram_b), np.trace(gram_a) * np.trace(gram_b)
     if not math.isfinite(bound):
         raise NumericalError("the product of two finite factors overflows", where="update")
     return float(square), float(bound)

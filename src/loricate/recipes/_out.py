@@ -1,6 +1,5 @@
 """Where adapters may be written: never over a source, nor over anything that is no adapter."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,7 +70,7 @@ def writing_to(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        missing = f"a place to write {str(out)!r} ({os.strerror(error.errno or 0)})"
+        missing = f"a place to write {str(out)!r} ({error.strerror or error})"
         raise PrerequisiteError(missing, remedy="name another path with --out") from error
 
 

@@ -28,6 +28,10 @@ from loricate.recipes._rewriting import (
 __all__ = ["combine"]
 
 
+# How a source was made is not true of the sum.
+_HISTORY = ("extracted_by_rule", "resized_by_rule", "combined_from")
+
+
 class _Term(NamedTuple):
     path: Path
     update: Update
@@ -108,7 +112,9 @@ def _metadata(found: Sequence[AdapterFile], gains: Sequence[float]) -> dict[str,
     """What all sources say alike, and what the sum is made of."""
     first, *others = (file.adapter.metadata for file in found)
     common = {
-        key: text for key, text in first.items() if all(other.get(key) == text for other in others)
+        key: text
+        for key, text in first.items()
+        if key not in _HISTORY and all(other.get(key) == text for other in others)
     }
     pairs = zip(gains, found, strict=True)
     return {**common, "combined_from": " + ".join(f"{g!r} * {each.path.name}" for g, each in pairs)}

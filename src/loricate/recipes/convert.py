@@ -15,7 +15,7 @@ from loricate.recipes._rewriting import (
     stored_dtype,
 )
 
-__all__ = ["convert"]
+__all__ = ["Destination", "Written", "convert"]
 
 
 def convert(

@@ -224,15 +224,15 @@ def inspect(
     Raises:
         LoricateError: What ``open_adapter`` refuses.
     """
-    found = _open(path, component, base)
-    file = TensorFile(next(path.glob("*.safetensors")) if path.is_dir() else path)
     modules = []
     # Arrays and hashes are worked on without Python's lock.
     with ThreadPoolExecutor() as pool:
-        hash_holds = pool.submit(_hash_holds, file)
+        hash_holds = pool.submit(_hash_holds, path)
+        found = _open(path, component, base)
         for module in pool.map(_summary, found.adapter, found.adapter.values()):
             modules.append(module)
             observer("inspect", len(modules), len(found.adapter))
+    file = _file(path)
     return Inspection(
         path=path,
         form=found.form,
@@ -307,7 +307,8 @@ def _summary(target: Target, update: Update) -> ModuleSummary:
     )
 
 
-def _hash_holds(file: TensorFile) -> bool | None:
+def _hash_holds(path: Path) -> bool | None:
+    file = _file(path)
     stated = file.metadata.get(HASH_KEY)
     if stated is None:
         return None
@@ -317,3 +318,7 @@ def _hash_holds(file: TensorFile) -> bool | None:
         while chunk := opened.read(_CHUNK):
             hashed.update(chunk)
     return hashed.hexdigest() == stated
+
+
+def _file(path: Path) -> TensorFile:
+    return TensorFile(next(path.glob("*.safetensors")) if path.is_dir() else path)
