@@ -85,6 +85,18 @@ def test_what_is_not_finite_is_refused(make, name: str, bad: float) -> None:
     assert caught.value.where == "conv_in"
 
 
+@pytest.mark.parametrize("name", _NAMES)
+def test_the_largest_numbers_are_finite_in_any_layout(name: str) -> None:
+    dtype = _numpy(name, []).dtype
+    largest = float(ml_dtypes.finfo(dtype).max)
+    square = np.array([[largest, 0.0], [-largest, 1.0]], dtype=dtype)
+    for view in (square, square.T[::2], square[:0], square[0, 0]):
+        require_finite(view)
+    square[1, 1] = np.inf
+    with pytest.raises(NumericalError):
+        require_finite(square.T[1:, 1:])
+
+
 def test_the_tolerance_is_the_one_of_the_table() -> None:
     s = np.array([3.0, 1.0], dtype=np.float32)
     assert tolerance(s, (4, 7)) == 8 * 2.0**-24 * 7 * 3

@@ -138,6 +138,9 @@ def _trimmed(adapter: Adapter) -> Adapter:
     updates = {}
     for target, update in adapter.items():
         factors = update.factors
+        if factors.A[-1].any() or factors.B[:, -1].any():
+            updates[target] = update
+            continue
         used = np.flatnonzero(factors.A.any(axis=1) | factors.B.any(axis=0))
         rank = max(1, int(used.max(initial=0)) + 1)
         kept = replace(factors, A=factors.A[:rank], B=factors.B[:, :rank])
