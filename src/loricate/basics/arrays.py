@@ -185,4 +185,4 @@ def _is_finite(array: Array) -> bool:
         xp = namespace(array)
         return bool(xp.all(xp.isfinite(upcast(array))))
     # numpy looks at halves one by one, and at their bits sixteen at a time.
-    return int((array.view(np.uint16) & exponent).max(initial=0)) < exponent
+    return bool(int((array.view(np.uint16) & exponent).max(initial=0)) < exponent)
