@@ -43,7 +43,9 @@ class Slot(NamedTuple):
 
     def shape(self, weights: Weights) -> tuple[int, ...]:
         """Shape of the weight, as the module has it."""
-        n_rows, *rest = weights.shape(self.name)
+        if not (shape := weights.shape(self.name)):
+            return ()  # such as the temperature of CLIP
+        n_rows, *rest = shape
         rows = n_rows if self.third is None else n_rows // 3
         return (*rest, rows) if self.transposed else (rows, *rest)
 

@@ -161,12 +161,13 @@ def from_numpy(values: NDArray[np.float64], like: Array) -> Array:
     return xp.asarray(values, dtype=like.dtype, device=device)
 
 
-def require_finite(array: Array, *, where: str | None = None) -> Array:
+def require_finite(array: Array, *, where: str | None = None, hint: str | None = None) -> Array:
     """The array itself, if nothing in it is NaN or infinite.
 
     Args:
         array: An array of floats.
         where: Module path or argument name, for the error.
+        hint: What to do about it, for the error.
 
     Returns:
         ``array``, unchanged.
@@ -175,7 +176,7 @@ def require_finite(array: Array, *, where: str | None = None) -> Array:
         NumericalError: Something in it is not finite.
     """
     if not _is_finite(array):
-        raise NumericalError("expected finite values, got NaN or infinity", where=where)
+        raise NumericalError("expected finite values, got NaN or infinity", where=where, hint=hint)
     return array
 
 

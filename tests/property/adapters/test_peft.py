@@ -74,6 +74,44 @@ def test_patterns_mean_what_peft_means(rank, alpha, rooted, anchor, name):
         assert config.scale(module, stored) == scale
 
 
+DOTTED = st.sampled_from(
+    ("to.q", r"to\.q", "a.to.q", r"a\.to.q", "to_q", "t..q", "a.to_q", "^a.to.q", "^to.q")
+)
+
+
+@given(
+    st.dictionaries(DOTTED, st.integers(1, 3), max_size=4),
+    st.sampled_from(("to_q", "a.to_q", "b.a.to.q", "a_to_q", "to.q", "xto_q", "q")),
+)
+def test_a_bare_dot_is_never_read_otherwise_than_by_peft(alphas, module):
+    other = pytest.importorskip("peft.utils.other")
+    table = {"r": 1, "lora_alpha": 8, "alpha_pattern": alphas}
+    expected = alphas.get(other.get_pattern_key(list(alphas), module), 8)
+    try:
+        found = PEFTConfig.parse(table, Path("adapter_config.json")).scale(module, 1)
+    except UnsupportedError:
+        return
+    assert found == expected
+
+
+def test_a_bare_dot_that_is_another_character_is_refused():
+    table = {"r": 1, "lora_alpha": 1, "alpha_pattern": {"to.q": 4}}
+    config = PEFTConfig.parse(table, Path("adapter_config.json"))
+    with pytest.raises(UnsupportedError, match=r"'to\.q'.* 'attn1\.to_q'"):
+        config.scale("attn1.to_q", 1)
+    assert config.scale("attn1.to.q", 1) == 4.0
+    assert config.scale("attn1.to_k", 1) == 1.0
+
+
+@pytest.mark.parametrize("key", ["r", "lora_alpha"])
+def test_a_pattern_may_be_called_like_a_setting(key):
+    patterns = {"r": "rank_pattern", "lora_alpha": "alpha_pattern"}
+    table = {"r": 4, "lora_alpha": 8, patterns[key]: {key: 2}}
+    config = PEFTConfig.parse(table, Path("adapter_config.json"))
+    assert config.scale("conv1", 4) == 2.0
+    assert config.scale(f"block.{key}", 2 if key == "r" else 4) == (4.0 if key == "r" else 0.5)
+
+
 @pytest.mark.parametrize("pattern", ["(a+)+$", ".*conv1", "conv[12]", "a|b", ""])
 def test_no_regex_of_a_file_ever_runs(pattern):
     table = {"r": 4, "lora_alpha": 4, "rank_pattern": {pattern: 2}}

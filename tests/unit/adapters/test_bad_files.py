@@ -90,6 +90,7 @@ def test_values_that_are_not_finite(path, value, dtype):
     with pytest.raises(NumericalError) as caught:
         open_adapter(path)
     assert caught.value.where == MODULE
+    assert "take an earlier" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,7 @@ def test_values_that_are_not_finite(path, value, dtype):
         ((2, 5), (3, 4), None),
         ((2, 5, 1), (3, 2, 1), None),
         ((2,), (3,), None),
+        ((), (), None),
     ],
 )
 def test_pairs_that_do_not_fit(path, a, b, hint):
@@ -114,8 +116,36 @@ def test_pairs_that_do_not_fit(path, a, b, hint):
 @pytest.mark.parametrize(("a", "b"), [((0, 5), (3, 0)), ((2, 0), (3, 2))])
 def test_rank_zero(path, a, b):
     save_tensors(path, plain(np.ones(a), np.ones(b)))
-    with pytest.raises(ShapeError, match="a rank of at least 1"):
+    with pytest.raises(ShapeError, match="a rank of at least 1") as caught:
         open_adapter(path)
+    assert "remove the tensors" in caught.value.hint
+
+
+@pytest.mark.parametrize("alpha", [None, 2.0, 1.0])
+@pytest.mark.parametrize("kernel", [(), (1, 1)])
+def test_swapped_factors_of_a_square_layer(path, alpha, kernel):
+    a, b = (np.ones((*shape, *kernel)) for shape in ((16, 2), (2, 16)))
+    tensors = plain(a, b)
+    if alpha is not None:
+        tensors[f"{MODULE}.alpha"] = np.asarray(alpha)
+    save_tensors(path, tensors)
+    with pytest.raises(ShapeError, match="at most 2 at a layer 2 x 2") as caught:
+        open_adapter(path)
+    assert caught.value.where == MODULE
+    assert "swapped or transposed" in caught.value.hint
+
+
+@pytest.mark.parametrize("reason", ["alpha", "another module", "a thin side"])
+def test_a_rank_above_both_sides_of_a_thin_layer(path, reason):
+    sides = (3, 20) if reason == "a thin side" else (3, 5)
+    tensors = plain(np.ones((16, sides[1])), np.ones((sides[0], 16)))
+    if reason == "alpha":
+        tensors[f"{MODULE}.alpha"] = np.asarray(16.0)
+    if reason == "another module":
+        tensors["lora_unet_conv_out.lora_down.weight"] = np.ones((16, 4))
+        tensors["lora_unet_conv_out.lora_up.weight"] = np.ones((320, 16))
+    save_tensors(path, tensors)
+    assert {update.rank for update in open_adapter(path).adapter.values()} == {16}
 
 
 def test_a_grouped_convolution_is_told_by_its_factors(path):
@@ -208,6 +238,18 @@ def test_config_and_header_of_peft_may_not_differ(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 1}))
     with pytest.raises(ConfigError, match="ALPHA_CONFLICT"):
         open_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["r", "lora_alpha", "rank_pattern", "alpha_pattern"])
+@pytest.mark.parametrize("number", [10**400, True, "4", float("nan"), None], ids=range(5))
+def test_numbers_of_a_config_are_finite(tmp_path, key, number):
+    save_adapter(sound(), tmp_path, form="peft")
+    given = {"conv_in": number} if key.endswith("pattern") else number
+    config = json.loads((tmp_path / "adapter_config.json").read_text()) | {key: given}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="a finite number") as caught:
+        open_adapter(tmp_path)
+    assert caught.value.problems[0].key == ("conv_in" if key.endswith("pattern") else key)
 
 
 def sound(**factors):

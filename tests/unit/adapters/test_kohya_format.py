@@ -101,6 +101,26 @@ def test_alpha_in_the_header_alone_is_reported(path, rng):
     )
 
 
+@pytest.mark.parametrize(
+    ("stated", "stored", "told"),
+    [
+        ("1", (4.0, 4.0), "the header says ss_network_alpha '1' and the tensors 4"),
+        ("1.0", (2.0, 4.0), "the header says ss_network_alpha '1.0' and the tensors 2 to 4"),
+        ("4.0", (2.0, 4.0), None),
+        ("0.1", (np.float16(0.1), np.float16(0.1)), None),
+        ("1", (0.0, 0.0), None),
+        ("Dynamic", (2.0, 4.0), None),
+    ],
+)
+def test_a_header_that_differs_from_alpha_is_reported(path, rng, stated, stored, told):
+    tensors = {}
+    for module, alpha in zip((Q, XL_Q), stored, strict=True):
+        tensors |= pair(rng, f"lora_unet_{under(module)}", alpha=alpha)
+    save_tensors(path, tensors, {"ss_network_alpha": stated, "ss_network_dim": "2"})
+    notes = [note for note in open_adapter(path).notes if "header" in note]
+    assert notes == ([] if told is None else [f"{told}, which all loaders go by"])
+
+
 @pytest.mark.parametrize("alpha", [np.ones(2), np.asarray("nan", float)])
 def test_alpha_is_one_finite_number(path, rng, alpha):
     save_tensors(path, pair(rng, f"lora_unet_{under(Q)}", alpha=alpha))

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
@@ -40,6 +40,8 @@ _ROLES = {
 }
 _PLACES: tuple[ScaleSource, ...] = ("tensor", "config", "header")
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
+_EMPTY = "remove the tensors of this module, which is not updated"
+_DAMAGED = "its training diverged or the file is damaged; take an earlier or a new copy"
 _EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2")
 
 
@@ -120,7 +122,7 @@ def as_file(
         notes: What was found out before.
 
     Raises:
-        ShapeError: Factors do not belong together, or are not of floating point.
+        ShapeError: Factors do not belong together, look swapped, or are not of floating point.
         NumericalError: A factor holds NaN or infinity.
         UnsupportedError: A factor belongs to a grouped convolution.
         ConfigError: Two places state different scales, or two names mean one module.
@@ -129,12 +131,18 @@ def as_file(
     names: dict[Target, str] = {}
     sources: Counter[ScaleSource] = Counter()
     seen: Counter[str] = Counter()
+    vouched: set[Target] = set()
     for entry in entries:
         if entry.target in names:
             raise _shadow(str(entry.target), names[entry.target], entry.name, file)
         names[entry.target] = entry.name
-        updates[entry.target], source = _read(file, entry, configs(entry.target), seen)
+        places = configs(entry.target)
+        updates[entry.target], source = _read(file, entry, places, seen)
         sources[source] += 1
+        # Configs state the rank; an alpha that equals it confirms it.
+        if places or (source == "tensor" and updates[entry.target].factors.scale == 1.0):
+            vouched.add(entry.target)
+    _refuse_swapped(updates, vouched, names)
     source = next((place for place in _PLACES if sources[place]), "absent")
     if source != "absent" and sources["absent"]:
         seen["no scale is stated, which means alpha == rank,"] = sources["absent"]
@@ -170,8 +178,10 @@ def _factor(file: TensorFile, entry: Entry, role: str, seen: Counter[str]) -> _A
     if array.dtype.name not in _FLOATS:
         raise ShapeError("factors of floating point", array.dtype.name, where=entry.name)
     if array.size == 0:
-        raise ShapeError("a rank of at least 1", array.shape, where=entry.name)
-    require_finite(array, where=entry.name)
+        raise ShapeError("a rank of at least 1", array.shape, where=entry.name, hint=_EMPTY)
+    if array.ndim not in (2, 4):
+        raise ShapeError("two matrices or two kernels", array.shape, where=entry.name)
+    require_finite(array, where=entry.name, hint=_DAMAGED)
     return array
 
 
@@ -192,7 +202,7 @@ def _stated_scales(
             raise ShapeError("alpha as one number", tensor.shape, where=entry.name)
         alpha = float(tensor.reshape(()).astype(np.float64))
         if not math.isfinite(alpha):
-            require_finite(np.asarray(alpha), where=key)
+            require_finite(np.asarray(alpha), where=key, hint="write the alpha of training there")
         if alpha:  # 0 means that nobody set it
             stated["tensor"] = alpha / rank
     return stated
@@ -258,6 +268,23 @@ def _looks_grouped(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
         return False
     groups, rest = divmod(a[0], b[1])
     return rest == 0 and b[0] % groups == 0
+
+
+def _refuse_swapped(
+    updates: Mapping[Target, Update], vouched: Collection[Target], names: Mapping[Target, str]
+) -> None:
+    """Refuse the factors of a square layer in each other's place, which fit as well.
+
+    They read as a rank above both sides. A thin layer may have such a rank because the whole file
+    has it: so it has to be the rank of another module too, or to be stated.
+    """
+    usual = {update.rank for update in updates.values() if update.rank <= max(update.factors.shape)}
+    for target, update in updates.items():
+        shape = update.factors.shape
+        if update.rank > max(shape) and update.rank not in usual and target not in vouched:
+            hint = "the two look swapped or transposed; if not, state alpha = rank"
+            expected = f"a rank of at most {max(shape)} at a layer {shape[0]} x {shape[1]}"
+            raise ShapeError(expected, update.rank, where=names[target], hint=hint)
 
 
 def _likely_mistake(a: tuple[int, ...], b: tuple[int, ...]) -> str | None:

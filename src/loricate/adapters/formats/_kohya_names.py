@@ -7,26 +7,12 @@ from pathlib import Path
 from loricate.adapters import sgm
 from loricate.adapters._base import Shapes, shapes_of_base
 from loricate.adapters.adapter import Target
+from loricate.adapters.keys import COMFY_PREFIXES
+from loricate.adapters.keys import KOHYA_PREFIXES as PREFIXES
 from loricate.adapters.names import without_tower
 from loricate.basics.errors import ConfigError, ConfigProblem, nearest
 
-__all__ = ["GENERIC", "PREFIXES", "is_kohya", "resolve", "underscored"]
-
-PREFIXES = {
-    "lora_unet_": "unet",
-    "lora_te_": "text_encoder",
-    "lora_te1_": "text_encoder",
-    "lora_te2_": "text_encoder_2",
-}
-"""What stands in front of the modules of each component."""
-
-GENERIC = {
-    "diffusion_model.": "unet",
-    "text_encoders.clip_l.transformer.": "text_encoder",
-    "text_encoders.clip_h.transformer.": "text_encoder",
-    "text_encoders.clip_g.transformer.": "text_encoder_2",
-}
-"""What stands in front of dotted names of ComfyUI."""
+__all__ = ["PREFIXES", "is_kohya", "resolve", "underscored"]
 
 _UNBOUND = "lycoris_"
 """What LyCORIS puts in front of every module when it wraps a lone model."""
@@ -40,7 +26,7 @@ def is_kohya(keys: Iterable[str]) -> bool:
     Args:
         keys: Names of all tensors of a file.
     """
-    return any(key.startswith(("lora_", _UNBOUND, *GENERIC)) for key in keys)
+    return any(key.startswith(("lora_", _UNBOUND, *COMFY_PREFIXES)) for key in keys)
 
 
 def underscored(module: str) -> str:

@@ -10,14 +10,12 @@ from safetensors.numpy import save
 
 from loricate.adapters import sgm
 from loricate.adapters.adapter import Adapter
-from loricate.adapters.formats._peft_config import HEADER_KEY
+from loricate.adapters.family import family_of
+from loricate.adapters.keys import COMPONENT_KEY, HEADER_KEY
 from loricate.adapters.tensors import TensorFile
 from loricate.basics.errors import ConfigError, ConfigProblem
 
-__all__ = ["COMPONENT_KEY", "family_of", "kept", "kohya_metadata", "stated_component"]
-
-COMPONENT_KEY = "loricate.component"
-"""Component of a file whose names do not say it; only our own files state it."""
+__all__ = ["family_of", "kept", "kohya_metadata", "stated_component"]
 
 # What a file says about itself, which is not true of the next one.
 _OWN = frozenset(
@@ -50,15 +48,6 @@ _ARCHITECTURES: Mapping[sgm.Family, tuple[str, str]] = {
         "https://github.com/Stability-AI/generative-models",
     ),
 }
-# What cross attention reads, and the width of the first text encoder.
-_CONTEXT_WIDTHS: Mapping[int, set[sgm.Family]] = {
-    768: {"sd1"},
-    1024: {"sd2"},
-    1280: {"refiner"},
-    2048: {"sdxl"},
-}
-_TEXT_WIDTHS: Mapping[int, set[sgm.Family]] = {768: {"sd1", "sdxl"}, 1024: {"sd2"}}
-
 _LEGACY_HASH = slice(0x100000, 0x110000)
 
 
@@ -85,22 +74,6 @@ def stated_component(given: str | None, file: TensorFile) -> str:
         problem = ConfigProblem(key="component", expected=expected, got=component)
         raise ConfigError(problem, file=file.path)
     return component
-
-
-def family_of(adapter: Adapter) -> sgm.Family | None:
-    """Family of Stable Diffusion whose modules and widths an adapter has, if only one has them."""
-    fits: set[sgm.Family] = {
-        family
-        for family in sgm.FAMILIES
-        if all(module in sgm.modules(component, family) for component, module in adapter)
-    }
-    for (component, module), update in adapter.items():
-        width = update.weight_shape[1]
-        if module.endswith((".attn2.to_k", ".attn2.to_v")):
-            fits &= _CONTEXT_WIDTHS.get(width, fits)
-        elif component == "text_encoder" and module.endswith("_proj"):
-            fits &= _TEXT_WIDTHS.get(width, fits)
-    return fits.pop() if len(fits) == 1 else None
 
 
 def kohya_metadata(adapter: Adapter, tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
+from loricate.adapters.keys import HEADER_KEY
 from loricate.adapters.names import without_tower
 from loricate.adapters.tensors import TensorFile
 from loricate.basics.errors import (
@@ -27,9 +28,6 @@ __all__ = [
     "header_table",
     "read_config",
 ]
-
-HEADER_KEY = "lora_adapter_metadata"
-"""Where diffusers looks for configs in the header of a file, as a JSON object."""
 
 _MAX_BYTES = 10_000_000
 
@@ -101,17 +99,19 @@ class PEFTConfig:
             ConfigError: A rank or alpha is not a finite number, or a rank is below 1.
         """
         problems: list[ConfigProblem] = []
-        ranks = _numbers(table, "rank_pattern", "r", problems)
-        alphas = _numbers(table, "alpha_pattern", "lora_alpha", problems)
+        rank = _number("r", table.get("r"), problems)
+        alpha = _number("lora_alpha", table.get("lora_alpha"), problems)
+        ranks = _numbers("rank_pattern", table, problems)
+        alphas = _numbers("alpha_pattern", table, problems)
         problems += [
             ConfigProblem(key=key, expected="a rank of at least 1", got=number)
-            for key, number in ranks.items()
+            for key, number in (("r", rank), *ranks.items())
             if number < 1
         ]
         if problems:
             raise ConfigError(problems, file=file)
         rooted = bool(table.get("use_rslora", False))
-        return cls(ranks.pop("r"), alphas.pop("lora_alpha"), ranks, alphas, rooted, file)
+        return cls(rank, alpha, ranks, alphas, rooted, file)
 
     def to_table(self) -> dict[str, Any]:
         """The part of the JSON form that sets ranks and scales."""
@@ -127,7 +127,8 @@ class PEFTConfig:
 
         Raises:
             ConfigError: The stated rank is not the stored one.
-            UnsupportedError: A pattern is more than a plain name.
+            UnsupportedError: A pattern is more than a plain name, or a dot of it stands for
+                another character of this module.
         """
         rank = self._rank_index.find(module, self.rank)
         if rank != stored_rank:
@@ -156,10 +157,15 @@ class _Index:
     def __init__(self, patterns: Mapping[str, float]) -> None:
         self._whole: dict[str, tuple[int, float]] = {}
         self._ends: dict[str, tuple[int, float]] = {}
+        self._dotted: list[_Dotted] = []
+        self._last = len(patterns)
         for order, (pattern, value) in enumerate(patterns.items()):
             is_anchored, names = _literals(pattern)
             for name in names:
-                (self._whole if is_anchored else self._ends).setdefault(name, (order, value))
+                place = self._whole if is_anchored else self._ends
+                place.setdefault(name.replace("\\", ""), (order, value))
+                if name.count(".") > name.count("\\."):
+                    self._dotted.append(_Dotted(pattern, name, is_anchored, order, value))
 
     def find(self, module: str, default: float) -> float:
         short = without_tower(module)
@@ -169,7 +175,31 @@ class _Index:
             parts = name.split(".")
             ends = (".".join(parts[start:]) for start in range(len(parts)))
             found += [self._ends[end] for end in ends if end in self._ends]
-        return min(found)[1] if found else default
+        order, value = min(found, default=(self._last, default))
+        earlier = (each for each in self._dotted if each.order < order)
+        rival = next((each for each in earlier if any(map(each.fits, spelled))), None)
+        if rival is not None and rival.value != value:
+            raise _loose(rival.pattern, module)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Dotted:
+    """A name with bare dots, each of which is any character to PEFT."""
+
+    pattern: str
+    name: str
+    is_anchored: bool
+    order: int
+    value: float
+
+    def fits(self, module: str) -> bool:
+        mask = self.name.replace("\\.", "\\")
+        start = len(module) - len(mask)
+        if start < 0 or (start > 0 and (self.is_anchored or module[start - 1] != ".")):
+            return False
+        pairs = zip(mask, module[start:], strict=True)
+        return all(m == "." or c == ("." if m == "\\" else m) for m, c in pairs)
 
 
 def config_table(ranks: Mapping[str, int]) -> dict[str, Any]:
@@ -278,7 +308,13 @@ def _literals(pattern: str) -> tuple[bool, list[str]]:
     if match is None or not all(map(_LITERAL.fullmatch, names)):
         hint = "replace the pattern by full module names"
         raise UnsupportedError(f"the pattern {pattern!r}", by="format 'peft'", hint=hint)
-    return bool(match["anchor"]), [name.replace("\\", "") for name in names]
+    return bool(match["anchor"]), names
+
+
+def _loose(pattern: str, module: str) -> UnsupportedError:
+    what = f"the pattern {pattern!r}, a dot of which stands for another character of {module!r},"
+    hint = r"write \. for each dot, or name that module"
+    return UnsupportedError(what, by="format 'peft'", hint=hint)
 
 
 def _refuse_variants(table: Mapping[str, Any]) -> None:
@@ -295,17 +331,20 @@ def _refuse_variants(table: Mapping[str, Any]) -> None:
         raise UnsupportedError(f"a config with {listed}", by="format 'peft'")
 
 
-def _numbers(
-    table: Mapping[str, Any], patterns: str, default: str, problems: list[ConfigProblem]
-) -> dict[str, float]:
-    """The default and all patterns of one setting; what is not a number becomes a problem."""
-    given = table.get(patterns) or {}
-    if not isinstance(given, dict):
-        problems.append(ConfigProblem(key=patterns, expected="a table of numbers", got=given))
-        given = {}
-    numbers = {default: table.get(default), **given}
-    for key, number in numbers.items():
-        if type(number) not in (int, float) or not math.isfinite(number):
-            problems.append(ConfigProblem(key=key, expected="a finite number", got=number))
-            numbers[key] = 1.0
-    return numbers
+def _numbers(key: str, table: Mapping[str, Any], problems: list[ConfigProblem]) -> dict[str, float]:
+    """The numbers of one setting by pattern; what is not a number becomes a problem."""
+    given = table.get(key) or {}
+    if isinstance(given, dict):
+        return {pattern: _number(pattern, number, problems) for pattern, number in given.items()}
+    problems.append(ConfigProblem(key=key, expected="a table of numbers", got=given))
+    return {}
+
+
+def _number(key: str, given: object, problems: list[ConfigProblem]) -> float:
+    try:
+        if isinstance(given, int | float) and type(given) is not bool and math.isfinite(given):
+            return given
+    except OverflowError:
+        given = math.inf  # an integer of hundreds of digits
+    problems.append(ConfigProblem(key=key, expected="a finite number", got=given))
+    return 1.0

@@ -1,5 +1,7 @@
 """One file in the naming of kohya's trainer, for ComfyUI, A1111 and diffusers alike."""
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,11 +11,13 @@ import numpy as np
 
 from loricate.adapters import sgm
 from loricate.adapters.adapter import Adapter, Target
+from loricate.adapters.family import family_of
 from loricate.adapters.format import AdapterFile, Format
 from loricate.adapters.formats._entries import Entry, as_file, entries_of
-from loricate.adapters.formats._kohya_names import GENERIC, PREFIXES, resolve, underscored
-from loricate.adapters.formats._metadata import family_of, kohya_metadata
+from loricate.adapters.formats._kohya_names import resolve, underscored
+from loricate.adapters.formats._metadata import kohya_metadata
 from loricate.adapters.formats._pairs import baked_pairs
+from loricate.adapters.keys import COMFY_PREFIXES, KOHYA_PREFIXES
 from loricate.adapters.names import canonical
 from loricate.adapters.tensors import TensorFile, save_tensors, to_storage
 from loricate.basics.errors import ConfigError, ConfigProblem, UnsupportedError
@@ -23,6 +27,7 @@ __all__ = ["Kohya"]
 _Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 _ME = "format 'kohya'"
+_NUMBER = re.compile(r"\d+(\.\d*)?", re.ASCII)
 _HINTS = {
     "vae": "no loader has names for a VAE in such files; bake it, or use format 'merged'",
     "transformer": "use format 'diffusers' or 'peft'",
@@ -62,8 +67,8 @@ class Kohya(Format):
         """The same, with where the scale was stated and what was odd."""
         file = TensorFile(path)
         tensors = entries_of(file, _ME)
-        generic = [name for name in tensors if name.startswith(tuple(GENERIC))]
-        others = [name for name in tensors if not name.startswith(tuple(GENERIC))]
+        generic = [name for name in tensors if name.startswith(tuple(COMFY_PREFIXES))]
+        others = [name for name in tensors if not name.startswith(tuple(COMFY_PREFIXES))]
         targets = {name: _generic_target(name, file) for name in generic}
         targets |= resolve(others, file.path, component=self.component, base=self.base)
         entries = (
@@ -95,12 +100,12 @@ class Kohya(Format):
 
     def _names(self, adapter: Adapter) -> Mapping[Target, str]:
         components = set(adapter.components)
-        for component in sorted(components - set(PREFIXES.values())):
+        for component in sorted(components - set(KOHYA_PREFIXES.values())):
             hint = _HINTS.get(component)
             raise UnsupportedError(f"component {component!r}", by=_ME, hint=hint)
         family = family_of(adapter)
         is_xl = family in ("sdxl", "refiner") or "text_encoder_2" in components
-        prefixes = {component: prefix for prefix, component in reversed(PREFIXES.items())}
+        prefixes = {component: prefix for prefix, component in reversed(KOHYA_PREFIXES.items())}
         if is_xl:
             prefixes["text_encoder"] = "lora_te1_"
         spelling = _numbered_blocks(adapter, family, self.blocks)
@@ -149,8 +154,8 @@ def _trimmed(adapter: Adapter) -> Adapter:
 
 
 def _generic_target(name: str, file: TensorFile) -> Target:
-    prefix = next(filter(name.startswith, GENERIC))
-    component, module = GENERIC[prefix], name.removeprefix(prefix)
+    prefix = next(filter(name.startswith, COMFY_PREFIXES))
+    component, module = COMFY_PREFIXES[prefix], name.removeprefix(prefix)
     # Text towers of ComfyUI have their names in transformers already.
     found = sgm.to_diffusers(component, module) if component == "unet" else module
     if found is None:
@@ -161,6 +166,16 @@ def _generic_target(name: str, file: TensorFile) -> Target:
 
 def _notes(file: TensorFile) -> list[str]:
     alpha, dim = (file.metadata.get(f"ss_network_{key}") for key in ("alpha", "dim"))
-    if alpha in (None, dim) or any(key.endswith(".alpha") for key in file):
+    said = f"the header says ss_network_alpha {alpha!r}"
+    keys = [key for key in file if key.endswith(".alpha")]
+    if not keys and alpha not in (None, dim):
+        return [f"{said} at rank {dim!r}, which no loader reads"]
+    # Not a number where modules differ: "Dynamic" or "None".
+    if alpha is None or not _NUMBER.fullmatch(alpha):
         return []
-    return [f"the header says ss_network_alpha {alpha!r} at rank {dim!r}, which no loader reads"]
+    # 0 means that nobody set it.
+    stored = {float(value) for key in keys for value in np.ravel(file[key]) if value}
+    if not stored or any(math.isclose(float(alpha), each, rel_tol=2**-8) for each in stored):
+        return []
+    listed = " to ".join(f"{each:g}" for each in sorted({min(stored), max(stored)}))
+    return [f"{said} and the tensors {listed}, which all loaders go by"]

@@ -10,16 +10,16 @@ from loricate.adapters._card import write_card
 from loricate.adapters.adapter import Adapter, Target
 from loricate.adapters.format import AdapterFile, Format, ScaleSource
 from loricate.adapters.formats._entries import Entry, as_file, entries_of
-from loricate.adapters.formats._metadata import COMPONENT_KEY, kept, stated_component
+from loricate.adapters.formats._metadata import kept, stated_component
 from loricate.adapters.formats._pairs import baked_pairs
 from loricate.adapters.formats._peft_config import (
-    HEADER_KEY,
     PEFTConfig,
     config_table,
     header_config,
     header_table,
     read_config,
 )
+from loricate.adapters.keys import COMPONENT_KEY, HEADER_KEY
 from loricate.adapters.names import canonical, without_tower
 from loricate.adapters.tensors import TensorFile, save_tensors, staged_folder
 from loricate.basics.arrays import Array
