@@ -16,6 +16,7 @@ from loricate.basics.arrays import (
     tolerance,
     unit_roundoff,
 )
+from loricate.basics.errors import NumericalError
 from loricate.lowrank.factors import LowRank
 from loricate.lowrank.rules import EnergyRank, FixedRank, RankRule
 from loricate.lowrank.svd import SVD, full_svd, require_matrix
@@ -25,6 +26,8 @@ __all__ = ["Certificate", "Sketch", "certified_svd", "randomized_svd"]
 # Probes behind the spectral bound: it fails with probability _FACTOR ** -_PROBES == 2 ** -20.
 _PROBES = 20
 _FACTOR = 2.0
+# Matrices with a largest entry beyond 2 to this power are scaled first.
+_MODERATE = 20
 _MIXES = (0.01, 0.1, 0.3, 1.0, 10.0)
 
 
@@ -84,7 +87,7 @@ def certified_svd(
 
     Raises:
         ShapeError: ``weight`` is not a matrix.
-        NumericalError: ``weight`` holds NaN or infinity.
+        NumericalError: ``weight`` holds NaN or infinity, or its norm overflows.
     """
     width, power = _first_width(rule), 2
     while width and 4 * width <= min(weight.shape):
@@ -110,8 +113,8 @@ class Sketch:
         slack: What rounding may hide in ``residual``.
         spectral: Upper bound of the spectral norm of the part outside, with probability
             1 - 2**-20.
-        ceilings: Entry k is an upper bound of the sum of the k largest squared singular values of
-            the matrix, whenever ``spectral`` is a bound.
+        ceilings: Entry k is an upper bound of the norm of the k largest singular values of the
+            matrix, whenever ``spectral`` is a bound.
     """
 
     svd: SVD
@@ -130,15 +133,17 @@ class Sketch:
     def certificate(self, rank: int) -> Certificate:
         """What is known about the first ``rank`` components as an approximation."""
         s = to_numpy(self.svd.s)
-        tail = math.hypot(self.residual, float(np.linalg.norm(s[rank:])))
-        norm = math.hypot(self.residual, float(np.linalg.norm(s)))
-        missed = max(0.0, float(self.ceilings[rank] - np.sum(s[:rank] ** 2)))
-        hidden = 2.0 * self.slack * tail + _rounding_of_squares(self.svd.s, self.svd.shape, norm)
+        unit = _power_of_two(max(self.residual, float(s[0])))
+        s, residual, slack = s / unit, self.residual / unit, self.slack / unit
+        tail = math.hypot(residual, float(np.linalg.norm(s[rank:])))
+        norm = math.hypot(residual, float(np.linalg.norm(s)))
+        missed = max(0.0, float((self.ceilings[rank] / unit) ** 2 - np.sum(s[:rank] ** 2)))
+        hidden = 2.0 * slack * tail + _rounding_of_squares(self.svd.s, self.svd.shape, norm)
         return Certificate(
             rank=rank,
-            norm=norm,
-            error=tail + self.slack,
-            optimal=math.sqrt(max(0.0, tail**2 - missed - hidden)),
+            norm=unit * norm,
+            error=unit * (tail + slack),
+            optimal=unit * math.sqrt(max(0.0, tail**2 - missed - hidden)),
             exact=False,
         )
 
@@ -163,12 +168,12 @@ def randomized_svd(
 
     Raises:
         ShapeError: ``weight`` is not a matrix.
-        NumericalError: ``weight`` holds NaN or infinity.
+        NumericalError: ``weight`` holds NaN or infinity, or its norm overflows.
 
     Source: Halko, Martinsson & Tropp 2011 [halko2011], algorithms 4.4 and 5.1. Deviates: the pass
     that the certificate needs sharpens the result by half an iteration more.
     """
-    matrix = require_matrix(weight)
+    matrix, unit = _moderate(require_matrix(weight))
     xp = namespace(matrix)
     draws = _normal(seed, (max(matrix.shape), width + _PROBES), matrix)
     left = matrix @ draws[: matrix.shape[1], :width]
@@ -190,7 +195,11 @@ def randomized_svd(
     left, core = xp.linalg.qr(left)
     u, s, vh = xp.linalg.svd(core, full_matrices=False)
     svd = SVD(left @ u, s, vh @ basis.T)
-    return Sketch(svd, *_residual(matrix, svd), spectral, ceilings)
+    residual, slack = _residual(matrix, svd)
+    if unit * math.hypot(residual, float(s[0])) > float(xp.finfo(s.dtype).max):
+        raise NumericalError("the norm overflows", where="weight")
+    real = replace(svd, s=unit * s)
+    return Sketch(real, unit * residual, unit * slack, unit * spectral, unit * ceilings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +249,7 @@ def _product(
 def _ceilings(
     core: NDArray[np.float64], coupling: NDArray[np.float64], spectral: float
 ) -> NDArray[np.float64]:
-    """Upper bounds of the sums of leading squared singular values of a matrix.
+    """Upper bounds of the norms of leading singular values of a matrix.
 
     Split the matrix into Q C and the rest E. Where the columns of V span the rows of C, its Gram
     matrix is at most blockdiag(C Ct + (1 + 1/x) (E V)t (E V), (1 + x) |E|^2) for every x > 0.
@@ -255,7 +264,7 @@ def _ceilings(
     for x in _MIXES:
         squares = np.linalg.eigvalsh(inside + (1.0 + 1.0 / x) * mixed)[::-1]
         best = np.minimum(best, np.cumsum(np.maximum(squares, (1.0 + x) * spectral**2)))
-    return np.concatenate([[0.0], best])
+    return np.asarray(np.sqrt([0.0, *best]))
 
 
 def _residual(matrix: Float[Array, "d_out d_in"], svd: SVD) -> tuple[float, float]:
@@ -278,10 +287,16 @@ def _rounding_of_squares(s: Float[Array, " k"], shape: tuple[int, int], norm: fl
 
 
 def _exact_certificate(svd: SVD, rank: int) -> Certificate:
-    s = to_numpy(svd.s)
-    tail, slack = float(np.linalg.norm(s[rank:])), tolerance(svd.s, svd.shape)
-    norm = float(np.linalg.norm(s))
-    return Certificate(rank, norm, tail + slack, max(0.0, tail - slack), exact=True)
+    unit = _power_of_two(float(max(svd.s, default=0.0)))
+    s = to_numpy(svd.s) / unit
+    tail, slack = float(np.linalg.norm(s[rank:])), tolerance(s, svd.shape, dtype=svd.s)
+    return Certificate(
+        rank=rank,
+        norm=unit * float(np.linalg.norm(s)),
+        error=unit * (tail + slack),
+        optimal=unit * max(0.0, tail - slack),
+        exact=True,
+    )
 
 
 def _first_width(rule: RankRule) -> int | None:
@@ -295,6 +310,23 @@ def _first_width(rule: RankRule) -> int | None:
 
 def _normal(seed: int, shape: tuple[int, int], like: Array) -> Array:
     return from_numpy(np.random.default_rng(seed).standard_normal(shape), like)
+
+
+def _moderate(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m n"], float]:
+    """The matrix over a power of two, where squares of its entries would leave the range."""
+    xp = namespace(matrix)
+    size = max(float(xp.max(matrix)), -float(xp.min(matrix)))
+    if size == 0.0 or 2.0**-_MODERATE <= size <= 2.0**_MODERATE:
+        return matrix, 1.0
+    # Neither the power nor its inverse may be denormal, which some devices take for 0.
+    least = 2.0 * float(xp.finfo(matrix.dtype).smallest_normal)
+    unit = min(max(_power_of_two(size), least), 1.0 / least)
+    return matrix * (1.0 / unit), unit
+
+
+def _power_of_two(size: float) -> float:
+    """The largest power of two that is not above a size; 1 for 0."""
+    return math.ldexp(1.0, math.frexp(size)[1] - 1) if size else 1.0
 
 
 def _norm(matrix: Array) -> float:

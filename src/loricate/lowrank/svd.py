@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
 from jaxtyping import Float
 
 from loricate.basics.arrays import Array, namespace, require_finite, unit_roundoff, upcast
@@ -60,10 +61,14 @@ def full_svd(weight: Float[Array, "d_out d_in"]) -> SVD:
 
     Raises:
         ShapeError: ``weight`` is not a matrix.
-        NumericalError: ``weight`` holds NaN or infinity.
+        NumericalError: ``weight`` holds NaN or infinity, or its spectral norm overflows.
     """
     matrix = require_matrix(weight)
-    return SVD(*namespace(matrix).linalg.svd(matrix, full_matrices=False))
+    with np.errstate(over="ignore"):
+        svd = SVD(*namespace(matrix).linalg.svd(matrix, full_matrices=False))
+    if not math.isfinite(float(max(svd.s, default=0.0))):
+        raise NumericalError("the spectral norm overflows", where="weight")
+    return svd
 
 
 def factored_svd(update: LowRank) -> SVD:
@@ -73,20 +78,22 @@ def factored_svd(update: LowRank) -> SVD:
     Singular values that rounding alone explains are 0, so that what cancels has rank 0.
 
     Raises:
-        NumericalError: A factor holds NaN or infinity.
+        NumericalError: A factor holds NaN or infinity, or the scaled product overflows.
 
     Source: Golub & Van Loan 2013 [golub2013], section 5.2.
     """
     xp = namespace(update.B)
     q_b, r_b = xp.linalg.qr(upcast(update.B))
     q_a, r_a = xp.linalg.qr(upcast(update.A).T)
-    floor = _rounding(update, r_b, r_a)
+    with np.errstate(over="ignore", invalid="ignore"):
+        floor, core = _rounding(update, r_b, r_a), update.scale * (r_b @ r_a.T)
     # What is not finite in a factor is not finite here either, and here is less to look at.
-    if not math.isfinite(floor):
+    if not (math.isfinite(floor) and xp.all(xp.isfinite(core))):
         require_finite(update.A, where="A")
         require_finite(update.B, where="B")
-        raise NumericalError("the product of two finite factors overflows", where="update")
-    u, s, vh = xp.linalg.svd(update.scale * (r_b @ r_a.T), full_matrices=False)
+        hint = "its scale or its factors are out of all proportion"
+        raise NumericalError("the scaled product overflows", where="update", hint=hint)
+    u, s, vh = xp.linalg.svd(core, full_matrices=False)
     return SVD(q_b @ u, xp.where(s > floor, s, xp.zeros_like(s)), vh @ q_a.T)
 
 

@@ -1,7 +1,9 @@
 """Norms of low-rank products through the Gram matrices of their factors.
 
 Squared norms are sums over ``(B.T @ B) * (A @ A.T)``, which costs less than a decomposition of the
-factors. In float64 they are off by rounding alone, unless the terms of the product cancel.
+factors. In float64 they are off by rounding alone, unless the terms of the product cancel. The
+matrices are of the gauge in which column i of B and row i of A are equally long, so that no other
+gauge of the factors costs digits.
 """
 
 import math
@@ -81,9 +83,11 @@ def retained_energy(exact: LowRank, kept: LowRank) -> float:
     if not rest.B.any():
         return 1.0
     total, bound = _squares(*_grams(wide))
-    if total <= exact.rank * _ROUNDOFF * bound:
-        return 1.0
-    lost, _ = _squares(*_grams(rest))
+    lost, rest_bound = _squares(*_grams(rest))
+    if total <= _CANCELLED * max(bound, rest_bound):
+        total, lost = (each.frobenius_norm() ** 2 for each in (wide, rest))
+        if total <= (max(*wide.shape, wide.rank) * _ROUNDOFF) ** 2 * bound:
+            return 1.0
     return max(0.0, 1.0 - max(0.0, lost) / total)
 
 
@@ -101,11 +105,20 @@ def _difference(a: LowRank, b: LowRank) -> LowRank:
 def _grams(update: LowRank) -> tuple[_Wide, _Wide]:
     a, b = _wide(update.A), _wide(update.B)
     with np.errstate(over="ignore", invalid="ignore"):
-        return a @ a.T, b.T @ b
+        gram_a, gram_b = a @ a.T, b.T @ b
+        size_a, size_b = np.sqrt(np.diagonal(gram_a)), np.sqrt(np.diagonal(gram_b))
+        # Of a term with a zero on one side nothing is left on the other.
+        stretch = np.sqrt(size_b) * _inverse(np.sqrt(size_a))
+        shrink = np.sqrt(size_a) * _inverse(np.sqrt(size_b))
+        return gram_a * np.outer(stretch, stretch), gram_b * np.outer(shrink, shrink)
+
+
+def _inverse(values: _Wide) -> _Wide:
+    return np.divide(1.0, values, out=np.zeros_like(values), where=values > 0.0)
 
 
 def _squares(gram_a: _Wide, gram_b: _Wide) -> tuple[float, float]:
-    """Squared norm of the product, and a bound of it in which nothing cancels."""
+    """Squared norm of the product, and the square of the sum of the norms of its terms."""
     with np.errstate(over="ignore", invalid="ignore"):
         square, bound = np.vdot(gram_a, gram_b), np.trace(gram_a) * np.trace(gram_b)
     if not math.isfinite(bound):

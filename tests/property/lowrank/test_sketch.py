@@ -1,16 +1,19 @@
 """Law 3: a randomized SVD stays within what its certificate states."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from loricate.basics.arrays import to_numpy, tolerance, unit_roundoff
+from loricate.basics.errors import NumericalError
 from loricate.lowrank.rules import CutoffRank, EnergyRank, FixedRank, parse
 from loricate.lowrank.sketch import certified_svd, randomized_svd
 from loricate.lowrank.svd import truncated_svd
-from loricate.testing.strategies import exact_dense, matrix_cases, seeds
+from loricate.testing.strategies import LIBRARIES, exact_dense, matrix_cases, seeds
 
 WIDE = ("float64", "float32")
 large = matrix_cases(sides=st.integers(30, 90), dtypes=WIDE)
@@ -29,7 +32,7 @@ def test_certificate_of_a_sketch_encloses_the_truth(case, rank, power, seed):
     assert certificate.optimal <= optimum <= certificate.error
     outside = np.linalg.norm(exact - exact_dense(sketch.svd.factors(24)), 2)
     assert outside <= sketch.spectral + tolerance(s, case.shape, dtype=weight)
-    leading = np.cumsum(s[:24] ** 2)
+    leading = np.sqrt(np.cumsum(s[:24] ** 2))
     assert np.all(leading <= sketch.ceilings[1:] + tolerance(s, case.shape, dtype=weight))
 
 
@@ -60,13 +63,46 @@ def test_factors_share_the_singular_values_evenly(rng):
     np.testing.assert_allclose(update.A @ update.A.T, update.B.T @ update.B, atol=1e-4)
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1e12])
-def test_certificate_scales_with_the_matrix(rng, scale):
-    weight = rng.standard_normal((60, 90)).astype(np.float32)
-    plain = randomized_svd(weight, 12).certificate(4)
-    scaled = randomized_svd(np.float32(scale) * weight, 12).certificate(4)
-    assert scaled.relative_error == pytest.approx(plain.relative_error, rel=1e-4)
-    assert scaled.excess == pytest.approx(plain.excess, rel=1e-2)
+# From the least normal number to where the norm of the matrix overflows.
+DECADES = {"float32": (-37.0, 36.0), "float64": (-306.0, 305.0)}
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(WIDE), st.sampled_from(LIBRARIES), st.floats(0.0, 1.0), seeds)
+@example("float32", "numpy", 0.0, 0)
+@example("float32", "torch", 1.0, 0)
+@example("float64", "numpy", 0.0, 0)
+@example("float64", "torch", 1.0, 0)
+@example("float32", "numpy", 12 / 73, 0)
+@example("float32", "numpy", 55 / 73, 0)
+def test_certificate_scales_with_the_matrix(dtype, library, where, seed):
+    least, most = DECADES[dtype]
+    scale = 10.0 ** (least + where * (most - least))
+    drawn = np.random.default_rng(seed).standard_normal((60, 90)).astype(dtype)
+    weight = np.asarray(scale, dtype) * drawn
+    exact = weight.astype(np.float64) / scale
+    optimum = float(np.linalg.norm(np.linalg.svd(exact, compute_uv=False)[4:]))
+    given_weight = torch.asarray(weight) if library == "torch" else weight
+    plain = randomized_svd(drawn, 12).certificate(4)
+    for sketch in (12, 0):
+        rule = FixedRank(4) if sketch else CutoffRank(0.7)
+        update, certificate = certified_svd(given_weight, rule, max_excess=1.0)
+        assert certificate.exact == (sketch == 0)
+        a, b = to_numpy(update.A), to_numpy(update.B)
+        # Balanced factors stay in range where their product does not.
+        error = np.linalg.norm(exact - (b / math.sqrt(scale)) @ (a / math.sqrt(scale)))
+        assert error <= (1 + 1e-6) * certificate.error / scale
+        assert certificate.norm / scale == pytest.approx(np.linalg.norm(exact), rel=1e-5)
+    certificate = randomized_svd(given_weight, 12).certificate(4)
+    assert certificate.optimal / scale <= optimum <= certificate.error / scale
+    assert certificate.relative_error == pytest.approx(plain.relative_error, rel=1e-4)
+    assert certificate.excess == pytest.approx(plain.excess, rel=1e-2)
+
+
+@pytest.mark.parametrize("shape", [(10, 10), (60, 90)])
+def test_a_norm_beyond_the_dtype_is_an_error(shape):
+    with pytest.raises(NumericalError, match="norm overflows"):
+        certified_svd(np.full(shape, 3e38, np.float32), FixedRank(4))
 
 
 @settings(max_examples=40)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from loricate.basics.errors import ConfigError, NumericalError, ShapeError
 from loricate.lowrank import conv
@@ -18,7 +19,7 @@ from loricate.lowrank.spectrum import (
     principal_angles,
     stable_rank,
 )
-from loricate.lowrank.svd import balanced, full_svd, recompress, truncated_svd
+from loricate.lowrank.svd import balanced, factored_svd, full_svd, recompress, truncated_svd
 
 
 def update() -> LowRank:
@@ -174,6 +175,18 @@ def test_what_is_not_finite_is_refused(bad):
     ):
         with pytest.raises(NumericalError):
             act()
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype"), [(1e38, np.float16), (1e38, np.float32), (1e300, np.float64)]
+)
+@pytest.mark.parametrize("library", [np, torch])
+def test_a_scaled_product_that_overflows_is_refused(scale, dtype, library):
+    size = 1e5 if dtype == np.float64 else 9.0
+    a, b = (library.asarray(np.full(shape, size, dtype)) for shape in ((2, 5), (3, 2)))
+    update = LowRank(a, b, scale)
+    with pytest.raises(NumericalError, match="scaled product overflows"):
+        factored_svd(update)
 
 
 def test_a_sum_that_overflows_half_precision_is_refused():

@@ -7,6 +7,7 @@ from hypothesis import given
 
 from loricate.basics.errors import NumericalError
 from loricate.lowrank.factors import LowRank
+from loricate.lowrank.svd import factored_svd
 from loricate.recipes._gram import norms, retained_energy, widened
 from loricate.testing.strategies import exact_dense, factors_cases
 
@@ -39,6 +40,40 @@ def test_any_gauge_has_the_same_norms(rng):
     gauge = np.array([1e9, 1.0, 1e-9])
     expected, found = norms(LowRank(a, b)), norms(LowRank(a / gauge[:, None], b * gauge))
     assert found == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("gauge", [1.0, 1e2, 1e4, 1e9])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_half_of_two_equal_components_is_half(rng, gauge, dtype):
+    # The norm of each factor is all in one component, and the two are not the same one.
+    a, b = (np.linalg.qr(rng.standard_normal((64, 2)))[0] for _ in range(2))
+    stretch = np.array([gauge, 1 / gauge])
+    exact = LowRank((stretch[:, None] * a.T).astype(dtype), (b / stretch).astype(dtype))
+    assert retained_energy(exact, factored_svd(exact).balanced(1)) == pytest.approx(0.5, abs=1e-6)
+    assert retained_energy(exact, LowRank(exact.A[1:], exact.B[:, 1:])) == pytest.approx(
+        0.5, abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("left", [1e-2, 1e-4, 1e-6])
+def test_energy_of_what_is_left_of_a_cancelling_sum(rng, left):
+    a, b = rng.standard_normal((3, 20)), rng.standard_normal((30, 3))
+    small = left * rng.standard_normal((30, 3))
+    exact = LowRank(np.concatenate([a, a]), np.concatenate([b + small, -b], axis=1))
+    kept = factored_svd(exact).balanced(1)
+    s = np.linalg.svd(small @ a, compute_uv=False)
+    expected = float(s[0] ** 2 / np.sum(s**2))
+    assert retained_energy(exact, kept) == pytest.approx(expected, abs=1e-6)
+
+
+def test_components_that_are_zero_on_one_side_do_not_count(rng):
+    exact = LowRank(rng.standard_normal((2, 5)), rng.standard_normal((6, 2)))
+    padded = LowRank(
+        np.concatenate([exact.A, np.full((1, 5), 1e6), np.zeros((1, 5))]),
+        np.concatenate([exact.B, np.zeros((6, 1)), np.full((6, 1), 1e6)], axis=1),
+    )
+    assert norms(padded) == pytest.approx(norms(exact), rel=1e-12)
+    assert retained_energy(padded, exact) == pytest.approx(1.0, abs=1e-15)
 
 
 @given(case=factors_cases())
