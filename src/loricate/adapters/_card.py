@@ -8,10 +8,11 @@ from loricate.adapters.adapter import Adapter
 __all__ = ["write_card"]
 
 _NAME = "README.md"
+_TAGS = "tags: [lora, loricate]"
 
 
 def write_card(staging: Path, folder: Path, adapter: Adapter, loading: str) -> None:
-    """Write ``README.md``, unless the folder has one already.
+    """Write ``README.md``, unless the folder has one that is not from here.
 
     Args:
         staging: Where files are written before they appear.
@@ -19,7 +20,8 @@ def write_card(staging: Path, folder: Path, adapter: Adapter, loading: str) -> N
         adapter: What the files hold.
         loading: Lines of Python that load it.
     """
-    if (folder / _NAME).exists():
+    card = folder / _NAME
+    if card.exists() and _TAGS not in card.read_text(encoding="utf-8", errors="replace"):
         return
     rows = []
     for component in adapter.components:
@@ -29,7 +31,7 @@ def write_card(staging: Path, folder: Path, adapter: Adapter, loading: str) -> N
         size = sum(update.n_parameters for update in updates)
         rows.append(f"| {component} | {len(ranks) and sum(ranks.values())} | {listed} | {size:,} |")
     parts = (
-        "---\nlibrary_name: peft\ntags: [lora, loricate]\n---",
+        f"---\nlibrary_name: peft\n{_TAGS}\n---",
         "# LoRA adapter",
         "| component | modules | ranks (how many) | parameters |\n|---|---|---|---|\n"
         + "\n".join(rows),

@@ -1,12 +1,32 @@
-"""Files and folders that appear together or not at all."""
+"""Files and folders that appear together or not at all, and never over what they are made of."""
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["staged"]
+from loricate.basics.errors import ConfigError, ConfigProblem
+
+__all__ = ["require_apart", "staged"]
+
+
+def require_apart(out: Path, sources: Iterable[Path]) -> None:
+    """Refuse a destination where something that is read would be lost.
+
+    Args:
+        out: File or folder.
+        sources: Files and folders.
+
+    Raises:
+        ConfigError: The destination is a source, or lies in or around one.
+    """
+    ours = out.resolve()
+    for source in sources:
+        theirs = source.resolve()
+        if ours == theirs or ours in theirs.parents or theirs in ours.parents:
+            expected = f"a path outside the source, {str(source)!r}"
+            raise ConfigError(ConfigProblem(key="out", expected=expected, got=str(out)))
 
 
 @contextmanager
@@ -22,6 +42,7 @@ def staged(path: Path) -> Iterator[Path]:
     Yields:
         The destination's stand-in, in a temporary folder on the same disk.
     """
+    path = path.absolute()  # so that "." has a name
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         yield Path(folder) / path.name

@@ -35,7 +35,8 @@ def open_adapter(
 
     Args:
         path: File or folder.
-        component: Component it is for, where the form does not say.
+        component: Component that is meant: the one it is for, where the form does not say, or the
+            only one to take of several.
         base: Model it is for. Names in which dots became underscores are resolved by its modules,
             and updates take the shape of its weights; without it, by the modules of Stable
             Diffusion.
@@ -46,14 +47,15 @@ def open_adapter(
     Raises:
         PrerequisiteError: There is no safetensors file.
         ConfigError: A folder holds several, a name is unknown, two places state different scales,
-            or the component is not stated anywhere.
+            the component is not stated anywhere, or it is not among those that are.
         HostileFileError: A file is malformed.
         UnsupportedError: It holds something that is no plain LoRA.
         ShapeError: Factors do not belong together, or not to the base.
         NumericalError: A factor holds NaN or infinity.
     """
     found = _open(Path(path), component, base)
-    return found if base is None else replace(found, adapter=fitted(found.adapter, base))
+    adapter = found.adapter if component is None else _part(found, component)
+    return replace(found, adapter=adapter if base is None else fitted(adapter, base))
 
 
 def save_adapter(adapter: Adapter, path: Path, *, form: str) -> None:
@@ -101,6 +103,16 @@ def _open(path: Path, component: str | None, base: Path | None) -> AdapterFile:
     if is_kohya(names):
         return replace(Kohya(component=component, base=base).open(file), path=path)
     return replace(Diffusers(component=component).open(file), path=path)
+
+
+def _part(found: AdapterFile, component: str) -> Adapter:
+    components = found.adapter.components
+    if component not in components:
+        expected = f"one of {', '.join(components)}, as in the adapter"
+        close = nearest(component, components)
+        problem = ConfigProblem(key="component", expected=expected, got=component, nearest=close)
+        raise ConfigError(problem, file=found.path)
+    return found.adapter.only([component])
 
 
 def _is_peft(names: Iterable[str]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import final
 
 from loricate.adapters import sgm
-from loricate.adapters._staging import staged
+from loricate.adapters._staging import require_apart, staged
 from loricate.adapters.adapter import Adapter, Update
 from loricate.adapters.baking import FLOATS, Patch
 from loricate.adapters.names import spellings
@@ -156,7 +156,7 @@ def write_copy(
     Raises:
         ConfigError: The destination is the base, or lies in it or around it.
     """
-    _refuse_overlap(base, out)
+    require_apart(out, [base])
     is_file = parts[0].folder is None
     if out.exists() and out.is_file() != is_file:
         kind = "file" if is_file else "folder"
@@ -224,13 +224,6 @@ def _single_file_name(name: str) -> str:
         if (renamed := sgm.to_sgm("vae", spelling, family="sd1")) is not None:
             return f"{renamed}.{leaf}"
     raise UnsupportedError(repr(name), by=_SINGLE_VAE)
-
-
-def _refuse_overlap(base: Path, out: Path) -> None:
-    ours, theirs = out.resolve(), base.resolve()
-    if ours == theirs or theirs in ours.parents or ours in theirs.parents:
-        expected = f"a path outside the base, {str(base)!r}"
-        raise ConfigError(ConfigProblem(key="out", expected=expected, got=str(out)))
 
 
 def _copy_others(base: Path, target: Path, changed: Set[Path | None]) -> None:

@@ -15,7 +15,7 @@ from loricate.adapters.parts import Part
 from loricate.adapters.undo import Undo
 from loricate.adapters.weights import StoredArray, Weights
 from loricate.basics.arrays import unit_roundoff
-from loricate.basics.errors import ShapeError
+from loricate.basics.errors import NumericalError, ShapeError
 
 __all__ = ["RestoredTensor", "Unbaking", "unbake_part"]
 
@@ -65,6 +65,7 @@ def unbake_part(part: Part, path: Path, how: Unbaking) -> tuple[RestoredTensor, 
 
     Raises:
         ShapeError: The base has other tensors.
+        NumericalError: What would be the base is not finite, which no base is.
         HostileFileError: The record of the base is malformed.
     """
     restorer = _Restorer(part, how)
@@ -128,6 +129,9 @@ class _Restorer:
         restored = restored.reshape(stored.shape)
         if self._how.undo is not None:
             restored = self._how.undo.corrected(name, restored)
+        if not np.isfinite(restored).all():
+            hint = "is this the adapter that was baked, and the gain?"
+            raise NumericalError("what would be the base is not finite", where=name, hint=hint)
         roundoff = sum(unit_roundoff(array) * _largest(array) for array in (stored, restored))
         return restored, roundoff
 

@@ -6,8 +6,6 @@ mapped from disk one at a time, so a file may be larger than memory.
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +17,9 @@ import numpy as np
 from jaxtyping import Shaped
 from safetensors.numpy import save_file
 
+from loricate.adapters._staging import staged
 from loricate.basics.arrays import Array, dtype_name, on_cpu, to_numpy
-from loricate.basics.errors import HostileFileError, UnsupportedError
+from loricate.basics.errors import HostileFileError, PrerequisiteError, UnsupportedError
 
 __all__ = ["TensorFile", "TensorInfo", "save_tensors", "staged_folder", "to_storage"]
 
@@ -74,13 +73,18 @@ class TensorFile(Mapping[str, Shaped[np.ndarray, "..."]]):
         path: The file.
 
     Raises:
+        PrerequisiteError: There is no such file, or no permission to read it.
         HostileFileError: The header is oversize or malformed, or tensors overlap, leave gaps or
             reach beyond the file.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        header, data_start, size = _read_header(self.path)
+        try:
+            header, data_start, size = _read_header(self.path)
+        except OSError as error:
+            missing = f"a readable file {str(path)!r} ({error.strerror or error})"
+            raise PrerequisiteError(missing, remedy="check the path and its permissions") from error
         self.metadata: Mapping[str, str] = _metadata(header.pop("__metadata__", {}), self.path)
         self.infos: Mapping[str, TensorInfo] = {
             name: _info(name, entry, data_start, self.path) for name, entry in header.items()
@@ -114,20 +118,16 @@ def save_tensors(
     Raises:
         UnsupportedError: A dtype has no place in the format.
     """
-    path = Path(path)
     stored = {name: to_storage(array) for name, array in tensors.items()}
     for name, array in stored.items():
         if array.dtype not in _DTYPES.values():
             raise UnsupportedError(f"dtype {array.dtype} of {name!r}", by="safetensors")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as staging:
-        staged = Path(staging) / path.name
-        staged.touch()
-        mode = staged.stat().st_mode
-        save_file(stored, staged, metadata={**(metadata or {}), "format": "pt"})
+    with staged(Path(path)) as stage:
+        stage.touch()
+        mode = stage.stat().st_mode
+        save_file(stored, stage, metadata={**(metadata or {}), "format": "pt"})
         # safetensors writes files that nobody else can read, whatever the umask.
-        staged.chmod(mode)
-        _flush(staged)
-        staged.replace(path)
+        stage.chmod(mode)
 
 
 @contextmanager
@@ -143,20 +143,9 @@ def staged_folder(path: str | Path) -> Iterator[Path]:
     Yields:
         A temporary folder beside the destination.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as staging:
-        staged = Path(staging) / path.name
-        staged.mkdir()
-        yield staged
-        files = sorted(staged.iterdir())
-        for file in files:
-            _flush(file)
-        if not path.exists():
-            staged.rename(path)
-            return
-        for file in files:
-            file.replace(path / file.name)
+    with staged(Path(path)) as stage:
+        stage.mkdir()
+        yield stage
 
 
 def to_storage(array: Array) -> Shaped[np.ndarray, "..."]:
@@ -231,9 +220,3 @@ def _check_layout(infos: Any, data_start: int, size: int, path: Path) -> None:
         position += info.size_bytes
     if position != size:
         raise HostileFileError(path, reason=f"expected {position} bytes of file, got {size}")
-
-
-def _flush(path: Path) -> None:
-    # Without it a power cut may leave a complete name on an incomplete file.
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
