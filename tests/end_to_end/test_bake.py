@@ -99,6 +99,7 @@ def test_the_base_itself_is_proof_too(paths, capsys):
     assert unbake(paths, "--base", str(base)) == ExitCode.NEGATIVE
     assert "off by up to" in capsys.readouterr().err
     assert not restored.exists()
+    baked.unlink()
     bake(paths)
     assert unbake(paths, "--base", str(base)) == ExitCode.PASS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,25 +16,38 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from loricate.lowrank.rule_set import RuleSet
-    from loricate.recipes._rewriting import Destination, Written
+    from loricate.recipes._out import Destination
+    from loricate.recipes._rewriting import Written
+    from loricate.recipes.bake import BakeReport
 
 __all__ = [
     "ADAPTER",
+    "OneThread",
     "base_option",
     "component_option",
     "destination",
     "destination_options",
     "joined",
+    "show_baked",
     "show_written",
 ]
 
-# Read when numpy is first imported, which parsing a rank rule does. Factors are thin, so that
-# threads gain little on an idle machine, and on a busy one wait for each other ten times as long.
-if "OMP_NUM_THREADS" not in os.environ:
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 ADAPTER = click.Path(exists=True, path_type=Path)
 """Type of arguments that name a file or folder with an adapter."""
+
+
+class OneThread(click.Command):
+    """A command on factors, which are thin: one thread multiplies them.
+
+    More gain little on an idle machine, and on a busy one wait for each other ten times as long.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Say so before numpy asks, which is when it is first imported: by parsing a rank rule."""
+        if "numpy" not in sys.modules and "OMP_NUM_THREADS" not in os.environ:
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        return super().parse_args(ctx, args)
+
 
 base_option = click.option(
     "--base",
@@ -95,7 +109,7 @@ def destination(flags: dict[str, Any]) -> Destination:
     Args:
         flags: All flags by name.
     """
-    from loricate.recipes._rewriting import Destination
+    from loricate.recipes._out import Destination
 
     path = flags.pop("out")
     return Destination(path=path, **{key: flags.pop(key) for key in ("form", "dtype", "pad")})
@@ -146,6 +160,34 @@ def show_written(written: Written, *, as_json: bool) -> None:
         log(f"note: {note}")
     if written.n_underflow:
         log(f"underflow: {written.n_underflow} entries of the factors became zero")
+
+
+def show_baked(report: BakeReport, *, as_json: bool) -> None:
+    """Print what rounding did to each tensor that an update was written into.
+
+    Args:
+        report: The result of the recipe.
+        as_json: Whether a program reads it.
+    """
+    if as_json:
+        tensors = [
+            {**asdict(tensor), "retained_energy": tensor.loss.retained_energy}
+            for tensor in report.tensors
+        ]
+        derived = {key: getattr(report, key) for key in ("retained_energy", "n_underflow")}
+        print_json(asdict(report) | {"out": str(report.out), **derived, "tensors": tensors})
+        return
+    rows = []
+    for tensor in report.tensors:
+        loss = tensor.loss
+        if loss.update_norm == 0 and loss.n_underflow == 0:
+            continue
+        change = loss.update_norm / loss.weight_norm if loss.weight_norm else float("inf")
+        cells = (tensor.name, tensor.dtype, f"{change:.2e}", f"{1 - loss.retained_energy:.1e}")
+        rows.append((*cells, loss.n_underflow))
+    columns = ("tensor", "dtype", "update / weight", "energy lost", "underflows")
+    title = f"{report.out}: {report.modules} modules of {', '.join(report.components)}"
+    print_table(columns, rows, title=title)
 
 
 def _share(value: float) -> str:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from loricate.cli.helpers import json_option, print_json, print_table, progress_report
-
-if TYPE_CHECKING:
-    from loricate.recipes.bake import BakeReport
+from loricate.cli._adapters import show_baked
+from loricate.cli.helpers import json_option, progress_report
 
 __all__ = ["command"]
 
@@ -22,7 +19,7 @@ _PATH = click.Path(exists=True, path_type=Path)
 @click.argument("adapter", type=_PATH)
 @click.option("--base", type=_PATH, required=True, metavar="MODEL", help="What to bake into.")
 @click.option("--component", metavar="NAME", help="vae, unet, text_encoder, ...: what to bake.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Copy to write.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="New copy to write.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "bfloat16"]),
@@ -42,35 +39,4 @@ def command(as_json: bool, **flags: Any) -> None:
 
     with progress_report() as observer:
         report = bake(**flags, observer=observer)
-    if as_json:
-        print_json(_as_table(report))
-    else:
-        _print(report)
-
-
-def _as_table(report: BakeReport) -> dict[str, object]:
-    table = asdict(report) | {"out": str(report.out)}
-    tensors = [
-        {**asdict(tensor), "retained_energy": tensor.loss.retained_energy}
-        for tensor in report.tensors
-    ]
-    return {
-        **table,
-        "retained_energy": report.retained_energy,
-        "n_underflow": report.n_underflow,
-        "tensors": tensors,
-    }
-
-
-def _print(report: BakeReport) -> None:
-    rows = []
-    for tensor in report.tensors:
-        loss = tensor.loss
-        if loss.update_norm == 0 and loss.n_underflow == 0:
-            continue
-        change = loss.update_norm / loss.weight_norm if loss.weight_norm else float("inf")
-        cells = (tensor.name, tensor.dtype, f"{change:.2e}", f"{1 - loss.retained_energy:.1e}")
-        rows.append((*cells, loss.n_underflow))
-    columns = ("tensor", "dtype", "update / weight", "energy lost", "underflows")
-    title = f"{report.out}: {report.modules} modules of {', '.join(report.components)}"
-    print_table(columns, rows, title=title)
+    show_baked(report, as_json=as_json)

@@ -9,6 +9,7 @@ import click
 
 from loricate.cli._adapters import (
     ADAPTER,
+    OneThread,
     base_option,
     component_option,
     destination,
@@ -36,7 +37,7 @@ class _Numbers(click.ParamType[tuple[float, ...]]):
             self.fail(f"expected numbers such as '1,0.5', got {value!r}", param, ctx)
 
 
-@click.command()
+@click.command(cls=OneThread)
 @click.argument("sources", type=ADAPTER, nargs=-1, required=True)
 @click.option("--weights", type=_Numbers(), help="One factor for each.  [default: 1,1,...]")
 @click.option(

@@ -9,10 +9,12 @@ import click
 
 from loricate.cli._adapters import (
     ADAPTER,
+    OneThread,
     base_option,
     component_option,
     destination,
     destination_options,
+    show_baked,
     show_written,
 )
 from loricate.cli.helpers import json_option, progress_report
@@ -20,7 +22,7 @@ from loricate.cli.helpers import json_option, progress_report
 __all__ = ["command"]
 
 
-@click.command()
+@click.command(cls=OneThread)
 @click.argument("source", type=ADAPTER)
 @destination_options("peft", "diffusers", "kohya", "merged", required=True)
 @component_option
@@ -34,23 +36,17 @@ def command(source: Path, as_json: bool, **flags: Any) -> None:
     the base MODEL, as loricate bake does it.
     """
     if flags["form"] == "merged":
-        _merge(source, as_json, flags)
+        from loricate.recipes.bake import bake
+
+        if flags["base"] is None:
+            raise click.UsageError("Missing option '--base', the model to merge into.")
+        options = {key: flags[key] for key in ("base", "out", "component", "dtype")}
+        with progress_report() as observer:
+            report = bake(source, **options, observer=observer)
+        show_baked(report, as_json=as_json)
         return
     from loricate.recipes.convert import convert
 
     with progress_report() as observer:
         written = convert(source, destination(flags), **flags, observer=observer)
     show_written(written, as_json=as_json)
-
-
-def _merge(source: Path, as_json: bool, flags: dict[str, Any]) -> None:
-    from loricate.cli.bake import command as bake
-    from loricate.recipes._out import require_new, writing_to
-
-    ctx = click.get_current_context()
-    if flags["base"] is None:
-        raise click.UsageError("Missing option '--base', the model to merge into.", ctx)
-    require_new(flags["out"])
-    options = {key: flags[key] for key in ("base", "out", "component", "dtype")}
-    with writing_to(flags["out"]):
-        ctx.invoke(bake, adapter=source, as_json=as_json, **options)

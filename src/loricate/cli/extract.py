@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +18,6 @@ from loricate.cli.helpers import (
 )
 
 if TYPE_CHECKING:
-    from loricate.lowrank.rule_set import RuleSet
     from loricate.recipes.extract import Extraction
 
 __all__ = ["command"]
@@ -58,19 +57,7 @@ _MODEL = click.Path(exists=True, path_type=Path)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--device", metavar="DEVICE", help="Compute with torch, on cpu, cuda, ...")
 @json_option
-def command(
-    base: Path,
-    tuned: Path,
-    rules: RuleSet,
-    out: Path,
-    form: str,
-    component: str | None,
-    max_excess: float,
-    ignore_rest: bool,
-    seed: int,
-    device: str | None,
-    as_json: bool,
-) -> None:
+def command(out: Path, form: str, as_json: bool, **flags: Any) -> None:
     """Extract a LoRA adapter from a tuned model and its base.
 
     Either MODEL is a diffusers folder, the folder of one component or a .safetensors file. Every
@@ -78,18 +65,8 @@ def command(
     """
     from loricate.recipes.extract import ExtractSpec, extract
 
-    spec = ExtractSpec(
-        base=base,
-        tuned=tuned,
-        rules=rules,
-        component=component,
-        max_excess=max_excess,
-        ignore_rest=ignore_rest,
-        seed=seed,
-        device=device,
-    )
     with progress_report() as observer:
-        found = extract(spec, out, form=form, observer=observer)
+        found = extract(ExtractSpec(**flags), out, form=form, observer=observer)
     if as_json:
         print_json(_as_table(found, out))
     else:

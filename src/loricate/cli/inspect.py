@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from loricate.cli._adapters import ADAPTER, base_option
+from loricate.cli._adapters import ADAPTER, OneThread, base_option
 from loricate.cli.helpers import json_option, log, print_json, print_table, progress_report
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _LONGEST = 60
 _HASH = {True: "that of the tensors", False: "not that of the tensors"}
 
 
-@click.command()
+@click.command(cls=OneThread)
 @click.argument("path", type=ADAPTER)
 @base_option
 @click.option("--component", metavar="NAME", help="What it is for, if the file does not say.")

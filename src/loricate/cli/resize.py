@@ -9,6 +9,7 @@ import click
 
 from loricate.cli._adapters import (
     ADAPTER,
+    OneThread,
     base_option,
     component_option,
     destination,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command()
+@click.command(cls=OneThread)
 @click.argument("source", type=ADAPTER)
 @click.option(
     "--rule",

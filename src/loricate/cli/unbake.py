@@ -24,7 +24,7 @@ _WORDS = {True: "the base, bit for bit", None: "not proven"}
 @click.option("--adapter", type=_PATH, required=True, help="What was baked.")
 @click.option("--base", type=_PATH, metavar="MODEL", help="The base, to compare with.")
 @click.option("--component", metavar="NAME", help="vae, unet, text_encoder, ...: what to restore.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Copy to write.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="New copy to write.")
 @json_option
 def command(as_json: bool, **flags: Any) -> ExitCode:
     """Take an adapter out of BAKED again, and prove that the base is back.

@@ -13,7 +13,14 @@ from loricate.adapters.names import canonical
 from loricate.adapters.slots import Slot, slots_of, without_ones
 from loricate.adapters.weights import StoredArray, Weights, open_model
 from loricate.basics.arrays import dtype_name, upcast
-from loricate.basics.errors import ConfigError, ConfigProblem, NumericalError, ShapeError, nearest
+from loricate.basics.errors import (
+    ConfigError,
+    ConfigProblem,
+    NumericalError,
+    ShapeError,
+    UnsupportedError,
+    nearest,
+)
 from loricate.recipes.spectrum import TABLES
 
 __all__ = ["Pair", "Pairs", "open_pairs"]
@@ -38,8 +45,12 @@ class _Tensor(NamedTuple):
         return dtype_name(self.weights.dtype(self.slot.name))
 
     @property
+    def has_axes(self) -> bool:
+        return len(self.shape) in (2, 4) and 0 not in self.shape
+
+    @property
     def is_matrix(self) -> bool:
-        return len(self.shape) in (2, 4) and 0 not in self.shape and self.dtype in FLOATS
+        return self.has_axes and self.dtype in FLOATS
 
     def read(self) -> StoredArray:
         return self.slot.of(self.weights)
@@ -148,6 +159,7 @@ def open_pairs(base: Path, tuned: Path, component: str | None = None) -> Pairs:
     Raises:
         ConfigError: No component is on both sides, or the layers of one differ.
         ShapeError: A tensor has another shape after tuning.
+        UnsupportedError: A layer is stored in eight bits or in integers.
         PrerequisiteError: There are no safetensors weights.
         HostileFileError: A file is malformed.
     """
@@ -164,6 +176,8 @@ def open_pairs(base: Path, tuned: Path, component: str | None = None) -> Pairs:
     unpaired: list[str] = []
     for name in common:
         before, after = (_tensors(name, side[name]) for side in sides)
+        for path, tensors in zip((base, tuned), (before, after), strict=True):
+            _require_floats(name, tensors, path)
         _require_same_layers(name, before, after)
         unpaired += _unpaired(name, before, after)
         pairs += [
@@ -201,6 +215,15 @@ def _tensors(component: str, weights: Weights) -> dict[str, _Tensor]:
         if not slots:
             tensors[name] = _Tensor(weights, Slot(name))
     return tensors
+
+
+def _require_floats(component: str, tensors: Mapping[str, _Tensor], path: Path) -> None:
+    for name, tensor in tensors.items():
+        is_layer = name.endswith(".weight") and tensor.has_axes
+        if is_layer and tensor.dtype not in FLOATS:
+            what = f"{component}/{name} of dtype {tensor.dtype} in {str(path)!r}"
+            hint = "take a float16 or float32 copy: rounding to fewer bits is no low-rank change"
+            raise UnsupportedError(what, by="extraction", hint=hint)
 
 
 def _require_same_layers(

@@ -11,33 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loricate.adapters.adapter import Adapter, Target, Update
-from loricate.adapters.files import AdapterFile, open_adapter, save_adapter
-from loricate.adapters.formats.diffusers import Diffusers
-from loricate.adapters.formats.kohya import Kohya
+from loricate.adapters.files import AdapterFile
 from loricate.basics.arrays import dtype_name, upcast
-from loricate.basics.errors import (
-    ConfigError,
-    ConfigProblem,
-    NumericalError,
-    UnsupportedError,
-    nearest,
-)
+from loricate.basics.errors import NumericalError, UnsupportedError
 from loricate.lowrank.factors import LowRank
 from loricate.lowrank.rules import RankRule
 from loricate.lowrank.svd import factored_svd
 from loricate.recipes._gram import retained_energy
-from loricate.recipes._out import require_free, writing_to
-from loricate.recipes.bake import DtypeName
+from loricate.recipes._out import Destination, DtypeName
 
 __all__ = [
     "Change",
-    "Destination",
     "Observer",
     "Rewriting",
     "Written",
     "WrittenModule",
     "in_single",
-    "open_source",
     "stored_dtype",
     "truncated",
 ]
@@ -49,49 +38,7 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
-
-
-def open_source(path: Path, *, component: str | None, base: Path | None) -> AdapterFile:
-    """The adapter at a path, or its part for one component.
-
-    Args:
-        path: File or folder in any form.
-        component: Component that is meant, or that of a file that does not say it.
-        base: Model whose modules resolve names, and whose weights the updates have to fit.
-
-    Raises:
-        ConfigError: The adapter does not update that component.
-        LoricateError: What ``open_adapter`` refuses.
-    """
-    found = open_adapter(path, component=component, base=base)
-    components = found.adapter.components
-    if component is None or components == (component,):
-        return found
-    if component not in components:
-        expected = f"one of {', '.join(components)}, as in the adapter"
-        close = nearest(component, components)
-        problem = ConfigProblem(key="component", expected=expected, got=component, nearest=close)
-        raise ConfigError(problem, file=path)
-    return replace(found, adapter=found.adapter.only([component]))
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Destination:
-    """Where an adapter goes, and how it is kept there.
-
-    Args:
-        path: File or folder.
-        form: ``peft``, ``diffusers`` or ``kohya``; ``None`` keeps that of the source.
-        dtype: Dtype of the factors; ``None`` keeps that of the source.
-        pad: Whether a kohya file gets one rank a component, which diffusers insists on; user
-            interfaces read mixed ranks, which take less room.
-    """
-
-    path: Path
-    form: str | None = None
-    dtype: DtypeName | None = None
-    pad: bool = True
+_SPLIT = "use --dtype float32, or split the factors evenly with resize --rule numerical"
 
 
 class Change(NamedTuple):
@@ -211,19 +158,15 @@ class Rewriting:
         sources: What is read; the first decides the form where the destination leaves it open.
         destination: Where the result goes.
         metadata: Text that travels with it.
+        base: Model that was read as well.
         observe: Called with (done, total) after every module.
     """
 
     sources: tuple[AdapterFile, ...]
     destination: Destination
     metadata: Mapping[str, str]
+    base: Path | None = None
     observe: Callable[[int, int], None] = field(default=lambda done, total: None)
-
-    @property
-    def form(self) -> str:
-        """Form of the result; there is none of ComfyUI's own, which reads kohya's as well."""
-        form = self.destination.form or self.sources[0].form
-        return "kohya" if form == "comfy" else form
 
     def write(self, changes: Mapping[Target, Callable[[], Change]]) -> Written:
         """Work out all updates and write them, completely or not at all.
@@ -234,43 +177,35 @@ class Rewriting:
         Raises:
             ConfigError: The destination is taken, or one of PEFT would have to hold several
                 components.
-            NumericalError: A value does not fit into the dtype.
+            NumericalError: A value does not fit into the dtype, or nothing of an update does.
             UnsupportedError: Nothing is left, or the form cannot hold it.
             PrerequisiteError: There is no room or permission to write.
         """
-        require_free(self.destination.path, [source.path for source in self.sources])
-        self._require_one_component({target.component for target in changes})
+        destination = self._destination()
+        destination.require_free(self._read())
+        destination.require_components({target.component for target in changes})
         updates: dict[Target, Update] = {}
         modules = []
         for done, (target, work) in enumerate(changes.items(), start=1):
-            update, module = _cast(target, work(), self.destination.dtype)
+            update, module = _cast(target, work(), destination.dtype)
             modules.append(module)
             if update.rank:
                 updates[target] = update
             self.observe(done, len(changes))
         if not updates:
             raise UnsupportedError(f"rank 0 for all {len(modules)} modules", by="a LoRA")
-        self._save(Adapter(updates, self.metadata))
+        destination.save(Adapter(updates, self.metadata))
         notes = tuple(f"{each.path.name}: {note}" for each in self.sources for note in each.notes)
-        return Written(
-            out=self.destination.path, form=self.form, notes=notes, modules=tuple(modules)
-        )
+        form = str(destination.form)
+        return Written(out=destination.path, form=form, notes=notes, modules=tuple(modules))
 
-    def _require_one_component(self, components: set[str]) -> None:
-        if self.form in ("peft", "diffusers-model") and len(components) > 1:
-            expected = f"one of {', '.join(sorted(components))}, as {self.form!r} holds only one"
-            raise ConfigError(ConfigProblem(key="component", expected=expected, got=None))
+    def _destination(self) -> Destination:
+        # ComfyUI has no form of its own that it would not take as kohya's.
+        form = self.destination.form or self.sources[0].form
+        return replace(self.destination, form="kohya" if form == "comfy" else form)
 
-    def _save(self, adapter: Adapter) -> None:
-        path = self.destination.path
-        with writing_to(path):
-            match self.form:
-                case "diffusers-model":
-                    Diffusers(lone=True).write(adapter, path)
-                case "kohya":
-                    Kohya(pad=self.destination.pad).write(adapter, path)
-                case form:
-                    save_adapter(adapter, path, form=form)
+    def _read(self) -> list[Path]:
+        return [*(source.path for source in self.sources), *filter(None, [self.base])]
 
 
 def _cast(target: Target, change: Change, dtype: DtypeName | None) -> tuple[Update, WrittenModule]:
@@ -280,6 +215,9 @@ def _cast(target: Target, change: Change, dtype: DtypeName | None) -> tuple[Upda
         _rounded(factor, wanted, target) for factor in (kept.A, kept.baked().B)
     )
     factors = LowRank(a, b)
+    if kept.scale and _n_terms(kept) and not _n_terms(factors):
+        what = f"all of the update is lost in {dtype_name(wanted)}"
+        raise NumericalError(what, where=str(target), hint=_SPLIT)
     module = WrittenModule(
         component=target.component,
         module=target.module,
@@ -292,6 +230,11 @@ def _cast(target: Target, change: Change, dtype: DtypeName | None) -> tuple[Upda
     return Update(factors, exact.kernel), module
 
 
+def _n_terms(factors: LowRank) -> int:
+    """How many columns of B meet a row of A where neither is zero."""
+    return int(np.count_nonzero(factors.A.any(axis=1) & factors.B.any(axis=0)))
+
+
 def _rounded(
     factor: NDArray[Any], dtype: np.dtype[Any], target: Target
 ) -> tuple[NDArray[Any], int]:
@@ -301,8 +244,6 @@ def _rounded(
     with np.errstate(over="ignore", under="ignore"):
         cast = factor.astype(dtype)
     if not np.isfinite(cast).all():
-        hint = "use --dtype float32, or split the factors evenly with resize --rule numerical"
-        raise NumericalError(
-            f"a factor exceeds the range of {dtype_name(dtype)}", where=str(target), hint=hint
-        )
+        what = f"a factor exceeds the range of {dtype_name(dtype)}"
+        raise NumericalError(what, where=str(target), hint=_SPLIT)
     return cast, int(np.count_nonzero(factor) - np.count_nonzero(cast))

@@ -3,23 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from loricate.adapters.adapter import Adapter
 from loricate.adapters.baked_files import BakedTensor
-from loricate.adapters.files import open_adapter
 from loricate.adapters.formats.merged import Merged
-from loricate.adapters.weights import Weights, open_model
 from loricate.basics.arrays import Array
-from loricate.basics.errors import ConfigError, ConfigProblem, IntegrityError
 from loricate.integrity.digest import digest
+from loricate.recipes._out import DtypeName, require_new, writing_to
+from loricate.recipes._sources import BASE_DIGEST, open_source
 
-__all__ = ["BASE_DIGEST", "BakeReport", "DtypeName", "adapter_digest", "bake", "open_part"]
-
-DtypeName = Literal["float32", "float16", "bfloat16"]
-
-BASE_DIGEST = "loricate.base_digest"
-"""Metadata of an adapter: digest of the tensors of its base, as the component stores them."""
+__all__ = ["BASE_DIGEST", "BakeReport", "DtypeName", "adapter_digest", "bake"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +66,9 @@ def bake(
     Args:
         adapter: File or folder in any form.
         base: Diffusers folder, folder of one component, or safetensors file.
-        out: Copy to write. A diffusers folder becomes a complete diffusers folder, a file a file;
-            an autoencoder's folder becomes a VAE file if this ends in ``.safetensors``.
+        out: Copy to write, at a new path. A diffusers folder becomes a complete diffusers folder,
+            a file a file; an autoencoder's folder becomes a VAE file if this ends in
+            ``.safetensors``.
         component: Component the adapter is for, or the only one to bake.
         dtype: Dtype of all floats; ``None`` keeps those of the base.
         gain: Factor in front of the update.
@@ -84,22 +78,23 @@ def bake(
         What was written, and what rounding cost.
 
     Raises:
-        ConfigError: The base lacks a component or a module, or is the destination.
+        ConfigError: The base lacks a component or a module, or something is at the destination.
         ShapeError: An update does not fit its weight.
         UnsupportedError: The adapter is no plain LoRA, or the layout cannot hold the result.
         NumericalError: A value does not fit into the dtype.
         IntegrityError: The adapter names another base.
+        PrerequisiteError: There is no place to write.
     """
-    opened = open_part(adapter, component, base)
-    _require_apart(adapter, out)
-    _require_named_base(opened, base)
+    require_new(out, [adapter, base])
+    opened = open_source(adapter, component=component, base=base).adapter
     provenance = {"adapter": adapter_digest(opened), "gain": repr(gain)}
-    tensors = Merged(base=base, component=None, dtype=dtype).bake(
-        opened.scaled(gain),
-        out,
-        provenance=provenance,
-        observe=lambda done, total: observer("bake", done, total),
-    )
+    with writing_to(out):
+        tensors = Merged(base=base, component=None, dtype=dtype).bake(
+            opened.scaled(gain),
+            out,
+            provenance=provenance,
+            observe=lambda done, total: observer("bake", done, total),
+        )
     return BakeReport(
         out=out,
         components=opened.components,
@@ -110,25 +105,6 @@ def bake(
     )
 
 
-def open_part(path: Path, component: str | None, base: Path | None) -> Adapter:
-    """The adapter at a path, or its part for one component.
-
-    Args:
-        path: File or folder in any form.
-        component: Component that is meant; ``None`` means all.
-        base: Model whose module names may be needed to read the file.
-
-    Raises:
-        ConfigError: The adapter does not update that component.
-    """
-    adapter = open_adapter(path, component=component, base=base).adapter
-    if component is not None and component not in adapter.components:
-        expected = f"one of {', '.join(adapter.components)}, as in the adapter"
-        problem = ConfigProblem(key="component", expected=expected, got=component)
-        raise ConfigError(problem, file=path)
-    return adapter if component is None else adapter.only([component])
-
-
 def adapter_digest(adapter: Adapter) -> str:
     """Digest of everything that decides what an adapter adds to weights."""
     tensors: dict[str, Array] = {}
@@ -136,22 +112,3 @@ def adapter_digest(adapter: Adapter) -> str:
         factors = update.factors
         tensors |= {f"{target}.{factors.scale!r}.{side}": getattr(factors, side) for side in "AB"}
     return digest(tensors)
-
-
-def _require_apart(adapter: Path, out: Path) -> None:
-    ours, theirs = out.resolve(), adapter.resolve()
-    if ours == theirs or ours in theirs.parents or theirs in ours.parents:
-        expected = "a path besides the adapter"
-        raise ConfigError(ConfigProblem(key="out", expected=expected, got=str(out)))
-
-
-def _require_named_base(adapter: Adapter, base: Path) -> None:
-    stated = adapter.metadata.get(BASE_DIGEST)
-    if stated is None:
-        return
-    components = open_model(base)
-    weights: Weights | None = components.get(adapter.components[0])
-    if weights is None and len(components) == 1:
-        weights = next(iter(components.values()))
-    if len(adapter.components) == 1 and weights is not None and digest(weights) != stated:
-        raise IntegrityError(f"digest of the base {str(base)!r} and the one the adapter names")

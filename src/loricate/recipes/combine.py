@@ -13,17 +13,17 @@ from loricate.basics.errors import ConfigError, ConfigProblem, ShapeError
 from loricate.lowrank.merge import concat
 from loricate.lowrank.rule_set import RuleSet
 from loricate.lowrank.rules import RankRule
+from loricate.recipes._out import Destination
 from loricate.recipes._rewriting import (
     Change,
-    Destination,
     Observer,
     Rewriting,
     Written,
     in_single,
-    open_source,
     stored_dtype,
     truncated,
 )
+from loricate.recipes._sources import BASE_DIGEST, open_source, stated_bases
 
 __all__ = ["combine"]
 
@@ -81,6 +81,7 @@ def combine(
     rewriting = Rewriting(
         sources=found,
         destination=destination,
+        base=base,
         metadata=_metadata(found, gains),
         observe=partial(observer, "combine"),
     )
@@ -109,15 +110,32 @@ def _terms(found: Sequence[AdapterFile], gains: Sequence[float]) -> dict[Target,
 
 
 def _metadata(found: Sequence[AdapterFile], gains: Sequence[float]) -> dict[str, str]:
-    """What all sources say alike, and what the sum is made of."""
+    """What all sources say alike, which bases they are for, and what the sum is made of."""
     first, *others = (file.adapter.metadata for file in found)
     common = {
         key: text
         for key, text in first.items()
-        if key not in _HISTORY and all(other.get(key) == text for other in others)
+        if key not in _HISTORY
+        and not key.startswith(BASE_DIGEST)
+        and all(other.get(key) == text for other in others)
     }
     pairs = zip(gains, found, strict=True)
-    return {**common, "combined_from": " + ".join(f"{g!r} * {each.path.name}" for g, each in pairs)}
+    formula = " + ".join(f"{gain!r} * {each.path.name}" for gain, each in pairs)
+    return {**common, **_bases(found), "combined_from": formula}
+
+
+def _bases(found: Sequence[AdapterFile]) -> dict[str, str]:
+    """Digest of the base of each component, where all that update it agree."""
+    stated: dict[str, set[str | None]] = {}
+    for file in found:
+        digests = stated_bases(file.adapter)
+        for component in file.adapter.components:
+            stated.setdefault(component, set()).add(digests.get(component))
+    return {
+        f"{BASE_DIGEST}.{component}": text
+        for component, texts in stated.items()
+        if len(texts) == 1 and (text := texts.pop()) is not None
+    }
 
 
 def _change(target: Target, terms: Sequence[_Term], rule: RankRule | None) -> Change:

@@ -4,16 +4,16 @@ from functools import partial
 from pathlib import Path
 
 from loricate.adapters.adapter import Update
+from loricate.recipes._out import Destination
 from loricate.recipes._rewriting import (
     Change,
-    Destination,
     Observer,
     Rewriting,
     Written,
     in_single,
-    open_source,
     stored_dtype,
 )
+from loricate.recipes._sources import open_source
 
 __all__ = ["Destination", "Written", "convert"]
 
@@ -52,6 +52,7 @@ def convert(
     rewriting = Rewriting(
         sources=(found,),
         destination=destination,
+        base=base,
         metadata=found.adapter.metadata,
         observe=partial(observer, "convert"),
     )

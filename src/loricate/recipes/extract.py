@@ -5,13 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loricate.adapters.adapter import Adapter, Target, Update
-from loricate.adapters.files import save_adapter
 from loricate.adapters.tensors import to_storage
 from loricate.basics.arrays import Array
-from loricate.basics.errors import UnsupportedError
+from loricate.basics.errors import (
+    ConfigError,
+    ConfigProblem,
+    LoricateError,
+    PrerequisiteError,
+    UnsupportedError,
+)
 from loricate.lowrank.factors import LowRank
 from loricate.lowrank.rule_set import RuleSet
 from loricate.lowrank.sketch import Certificate, certified_svd
+from loricate.recipes._out import Destination
 from loricate.recipes._pairs import Pair, Pairs, open_pairs
 
 __all__ = ["ExtractSpec", "ExtractedLayer", "Extraction", "extract", "extract_updates"]
@@ -125,10 +131,17 @@ def extract(
 
     Raises:
         LoricateError: What ``extract_updates`` refuses.
+        ConfigError: The destination is taken or does not suit the form, or the form holds one
+            component and several changed.
         UnsupportedError: The form cannot hold the adapter.
+        PrerequisiteError: There is no place to write.
     """
-    found = extract_updates(spec, observer=observer)
-    save_adapter(found.adapter, out, form=form)
+    destination = Destination(path=out, form=form)
+    destination.require_free([spec.base, spec.tuned])
+    models = _open(spec)
+    _require_form(destination, models)
+    found = _extraction(models, spec, observer)
+    destination.save(found.adapter)
     return found
 
 
@@ -148,12 +161,40 @@ def extract_updates(
             missing or left over.
         ShapeError: A tensor has another shape after tuning.
         NumericalError: A weight holds NaN or infinity.
-        UnsupportedError: Nothing changed, or something that no low-rank update holds.
-        PrerequisiteError: There are no safetensors weights.
+        UnsupportedError: Nothing changed, or something that no low-rank update holds, or a layer
+            is stored in eight bits.
+        PrerequisiteError: There are no safetensors weights, or no such device.
         HostileFileError: A file is malformed.
     """
+    return _extraction(_open(spec), spec, observer)
+
+
+def _open(spec: ExtractSpec) -> Pairs:
+    if spec.device is not None:
+        _require_device(spec.device)
     models = open_pairs(spec.base, spec.tuned, spec.component)
     spec.rules.check_parts(models.components)
+    return models
+
+
+def _require_form(destination: Destination, models: Pairs) -> None:
+    try:
+        destination.require_components(models.components)
+    except LoricateError:
+        # Perhaps some did not change, which only a look at all of their layers can tell.
+        layers = [pair for pair in models.pairs if pair.is_layer]
+        destination.require_components(
+            [
+                component
+                for component in models.components
+                if any(pair.component == component and pair.is_changed for pair in layers)
+            ]
+        )
+
+
+def _extraction(
+    models: Pairs, spec: ExtractSpec, observer: Callable[[str, int, int], None] | None
+) -> Extraction:
     rest = _rest(models, ignore=spec.ignore_rest)
     layers = [pair for pair in models.pairs if pair.is_layer]
     found: dict[Target, ExtractedLayer] = {}
@@ -204,6 +245,20 @@ def _factors(pair: Pair, spec: ExtractSpec) -> tuple[LowRank, Certificate]:
         difference, rule, max_excess=spec.max_excess, seed=spec.seed
     )
     return LowRank(to_storage(factors.A), to_storage(factors.B)), certificate
+
+
+def _require_device(name: str) -> None:
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        expected = "a device of torch, such as cpu, cuda or cuda:1"
+        raise ConfigError(ConfigProblem(key="device", expected=expected, got=name)) from None
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (AssertionError, RuntimeError) as error:
+        raise PrerequisiteError(f"device {name!r}", remedy="use --device cpu") from error
 
 
 def _on_device(matrix: Array, device: str | None) -> Array:

@@ -14,14 +14,16 @@ from typing import final
 
 from loricate.adapters import sgm
 from loricate.adapters.adapter import Adapter, Target, Update
-from loricate.adapters.files import AdapterFile, open_adapter
+from loricate.adapters.files import AdapterFile
 from loricate.adapters.formats._metadata import family_of
+from loricate.adapters.formats.diffusers import COMPONENTS
 from loricate.adapters.names import canonical
 from loricate.adapters.tensors import TensorFile
 from loricate.basics.arrays import dtype_name
-from loricate.basics.errors import ConfigError
+from loricate.basics.errors import ConfigError, NumericalError
 from loricate.recipes._gram import norms
 from loricate.recipes._loaders import Acceptance, acceptances
+from loricate.recipes._sources import BASE_DIGEST, open_source
 
 __all__ = ["HASH_KEY", "ComponentSummary", "Inspection", "ModuleSummary", "Spread", "inspect"]
 
@@ -61,7 +63,8 @@ _HIGHLIGHTS = (
     "ss_network_alpha",
     "ss_network_args",
     "ss_training_comment",
-    "loricate.base_digest",
+    BASE_DIGEST,
+    *(f"{BASE_DIGEST}.{component}" for component in COMPONENTS),
     "extracted_by_rule",
     "resized_by_rule",
     "combined_from",
@@ -217,11 +220,14 @@ def inspect(
 
     Args:
         path: File or folder in any form.
-        component: Component of a file that does not say it; by default it is guessed from names.
+        component: Component of a file that does not say it, by default guessed from names, or the
+            only one to look at.
         base: Model whose modules resolve names, and whose weights the updates have to fit.
         observer: Called with (stage, done, total) after every module.
 
     Raises:
+        NumericalError: A norm is beyond the numbers of float64.
+        IntegrityError: The adapter names another base.
         LoricateError: What ``open_adapter`` refuses.
     """
     modules = []
@@ -253,14 +259,15 @@ def inspect(
 
 def _open(path: Path, component: str | None, base: Path | None) -> AdapterFile:
     try:
-        return open_adapter(path, component=component, base=base)
+        return open_source(path, component=component, base=base)
     except ConfigError as error:
         is_unstated = any(each.key == "component" and each.got is None for each in error.problems)
         if component is not None or not is_unstated:
             raise
-    unnamed = open_adapter(path, component=_UNKNOWN)
-    guess = _component_of([target.module for target in unnamed.adapter])
-    found = unnamed if guess is None else open_adapter(path, component=guess, base=base)
+    found = open_source(path, component=_UNKNOWN, base=None)
+    guess = _component_of([target.module for target in found.adapter])
+    if guess is not None or base is not None:
+        found = open_source(path, component=guess or _UNKNOWN, base=base)
     how = "not even its names do" if guess is None else f"{guess!r} is a guess from its names"
     return replace(found, notes=(*found.notes, f"the file does not say its component; {how}"))
 
@@ -292,6 +299,9 @@ def _family(adapter: Adapter) -> str | None:
 def _summary(target: Target, update: Update) -> ModuleSummary:
     factors = update.factors
     frobenius, spectral = norms(factors)
+    if not math.isfinite(frobenius):
+        what = f"the norm of the update overflows at scale {factors.scale:.3g}"
+        raise NumericalError(what, where=str(target))
     return ModuleSummary(
         component=target.component,
         module=target.module,

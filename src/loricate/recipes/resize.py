@@ -4,15 +4,15 @@ from functools import partial
 from pathlib import Path
 
 from loricate.lowrank.rule_set import RuleSet
+from loricate.recipes._out import Destination
 from loricate.recipes._rewriting import (
-    Destination,
     Observer,
     Rewriting,
     Written,
-    open_source,
     stored_dtype,
     truncated,
 )
+from loricate.recipes._sources import open_source
 
 __all__ = ["resize"]
 
@@ -51,6 +51,7 @@ def resize(
     rewriting = Rewriting(
         sources=(found,),
         destination=destination,
+        base=base,
         metadata={**found.adapter.metadata, "resized_by_rule": str(rules)},
         observe=partial(observer, "resize"),
     )

@@ -14,7 +14,9 @@ from loricate.adapters.restored_files import RestoredTensor, Unbaking, unbake_pa
 from loricate.adapters.undo import Undo, undo_path
 from loricate.adapters.weights import Weights
 from loricate.basics.errors import ConfigError, ConfigProblem, IntegrityError
-from loricate.recipes.bake import adapter_digest, open_part
+from loricate.recipes._out import require_new, writing_to
+from loricate.recipes._sources import open_source
+from loricate.recipes.bake import adapter_digest
 
 __all__ = ["UnbakeReport", "unbake"]
 
@@ -63,7 +65,7 @@ def unbake(
     Args:
         baked: Diffusers folder, folder of one component, or safetensors file.
         adapter: What was baked, in any form.
-        out: Copy to write.
+        out: Copy to write, at a new path.
         base: The base itself, to compare with.
         component: Component the adapter is for, or the only one to take out.
         observer: Called with (stage, done, total) after every tensor.
@@ -73,11 +75,16 @@ def unbake(
 
     Raises:
         IntegrityError: The result is not the base; nothing is written.
-        ConfigError: The model lacks a component or a module, or is the destination.
+            Or the base is not the one that the adapter names.
+        ConfigError: The model lacks a component or a module, states no gain, or something is at
+            the destination.
         ShapeError: An update does not fit its weight, or the base has other tensors.
+        NumericalError: What would be the base is not finite.
         HostileFileError: A record is malformed.
+        PrerequisiteError: There is no place to write.
     """
-    opened = open_part(adapter, component, base or baked)
+    require_new(out, [baked, adapter, *filter(None, [base])])
+    opened = open_source(adapter, component=component, base=base, model=baked).adapter
     parts = open_parts(baked, opened)
     gain = _gain(parts)
     parts = open_parts(baked, opened.scaled(gain))
@@ -95,7 +102,8 @@ def unbake(
         _require_adapter(found, stated, opened)
         _require_base(found)
 
-    write_copy(baked, out, parts, write)
+    with writing_to(out):
+        write_copy(baked, out, parts, write)
     return UnbakeReport(out=out, gain=gain, tensors=tuple(restored))
 
 
@@ -104,8 +112,10 @@ def _gain(parts: Sequence[Part]) -> float:
     try:
         (gain,) = map(float, stated)
     except ValueError:
-        expected = "one gain in the headers of the baked files"
-        raise ConfigError(ConfigProblem(key="gain", expected=expected, got=stated)) from None
+        gain = math.nan
+    if not math.isfinite(gain):
+        expected = "one finite gain in the headers of the baked files"
+        raise ConfigError(ConfigProblem(key="gain", expected=expected, got=sorted(stated)))
     return gain
 
 
