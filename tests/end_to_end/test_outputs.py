@@ -1,5 +1,9 @@
 """Where commands write: no input is lost, nothing is mixed up, and a refusal comes early."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -77,6 +81,25 @@ def test_nothing_that_is_read_is_written_over(here, capsys, command, out):
     code, said = refuse(capsys, here, command, *FLAGS[command], "--out", out)
     assert code == USAGE
     assert "outside the source" in said
+
+
+@pytest.mark.parametrize("command", ["convert", "resize", "combine"])
+def test_what_a_link_in_a_source_leads_to_is_read_too(here, capsys, command):
+    real = here / "real.safetensors"
+    (here / "other" / "pytorch_lora_weights.safetensors").rename(real)
+    (here / "other" / "pytorch_lora_weights.safetensors").symlink_to(real)
+    flags = ["other", *FLAGS[command][1 if command != "combine" else 2 :]]
+    code, said = refuse(capsys, here, command, *flags, "--out", real)
+    assert code == USAGE
+    assert "outside the source" in said
+
+
+def test_the_folder_one_is_in_may_be_filled(here, monkeypatch):
+    (here / "empty").mkdir()
+    monkeypatch.chdir(here / "empty")
+    flags = ["../lora.safetensors", "--component", "unet", "--to", "peft", "--out", "."]
+    assert run(["convert", *flags]) == ExitCode.PASS
+    assert open_adapter(here / "empty").form == "peft"
 
 
 @pytest.mark.parametrize("command", FLAGS)
@@ -345,3 +368,19 @@ def test_inspect_checks_a_base_even_where_it_can_guess_nothing(here, capsys):
     code, said = refuse(capsys, here, "inspect", "odd.safetensors", "--base", "base/unet")
     assert code == USAGE
     assert "base" in said
+
+
+def test_a_setting_of_the_process_is_left_alone_until_a_command_runs(here):
+    code = """
+import os
+import loricate.cli.convert, loricate.cli.inspect, loricate.cli.main as main
+print("OPENBLAS_NUM_THREADS" in os.environ)
+main.run(["resize", "lora.safetensors", "--rule", "rank:1", "--out", "new.safetensors"])
+print(os.environ["OPENBLAS_NUM_THREADS"])
+"""
+    variables = {key: text for key, text in os.environ.items() if "NUM_THREADS" not in key}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=variables
+    )
+    words = done.stdout.splitlines()
+    assert (words[0], words[-1]) == ("False", "1")

@@ -23,10 +23,12 @@ def require_apart(out: Path, sources: Iterable[Path]) -> None:
     """
     ours = out.resolve()
     for source in sources:
-        theirs = source.resolve()
-        if ours == theirs or ours in theirs.parents or theirs in ours.parents:
-            expected = f"a path outside the source, {str(source)!r}"
-            raise ConfigError(ConfigProblem(key="out", expected=expected, got=str(out)))
+        # Caches of models are folders of links to files elsewhere.
+        for each in (source, *source.rglob("*.safetensors")):
+            theirs = each.resolve()
+            if ours == theirs or ours in theirs.parents or theirs in ours.parents:
+                expected = f"a path outside the source, {str(source)!r}"
+                raise ConfigError(ConfigProblem(key="out", expected=expected, got=str(out)))
 
 
 @contextmanager
