@@ -1,8 +1,12 @@
-"""Through any chain of forms the dense updates stay, and after the first form every bit does."""
+"""Through any chain of forms the dense updates stay, and after the first form every bit does.
+
+A merged model is a form as well, which costs rounding at the size of its weights.
+"""
 
 import tempfile
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,9 +16,12 @@ from loricate.adapters.adapter import Adapter, Target, Update
 from loricate.adapters.files import open_adapter, save_adapter
 from loricate.adapters.formats.diffusers import Diffusers
 from loricate.adapters.formats.kohya import Kohya
+from loricate.adapters.formats.merged import Merged
 from loricate.adapters.formats.peft import PEFT
-from loricate.adapters.tensors import TensorFile
-from loricate.testing.strategies import exact_dense, factors_cases
+from loricate.adapters.tensors import TensorFile, save_tensors
+from loricate.basics.arrays import to_numpy, tolerance, unit_roundoff
+from loricate.lowrank.rules import NumericalRank
+from loricate.testing.strategies import DTYPES, exact_dense, factors_cases
 
 WHOLE = {
     "diffusers": Diffusers(),
@@ -23,6 +30,7 @@ WHOLE = {
     "kohya, dotless": Kohya(blocks="diffusers"),
 }
 SINGLE = {"peft": PEFT(), "peft, flat": PEFT(tower=False), "lone model": Diffusers(lone=True)}
+FORMS = [*WHOLE, *SINGLE]
 
 NAMES = [
     Target(component, module)
@@ -40,7 +48,7 @@ NAMES = [
 @st.composite
 def adapters(draw):
     """Adapters of Stable Diffusion, of mixed ranks, layers and scales."""
-    dtype = draw(st.sampled_from(("float32", "float64")))
+    dtype = draw(st.sampled_from(DTYPES))
     targets = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=6, unique=True))
     updates = {}
     for target in targets:
@@ -67,23 +75,79 @@ def through(form, adapter, folder):
     return Adapter(updates, part.metadata)
 
 
-@settings(max_examples=40)
-@given(adapters(), st.lists(st.sampled_from([*WHOLE, *SINGLE]), min_size=1, max_size=4))
-def test_chains_keep_the_update(adapter, chain):
-    current = first = None
+def through_all(chain, adapter):
+    """The adapter after each form of a chain."""
     for form in chain:
         with tempfile.TemporaryDirectory() as folder:
-            current = through(form, current or adapter, Path(folder))
-        first = first or current
-    assert current.keys() == adapter.keys()
-    assert current.metadata["note"] == adapter.metadata["note"]
+            adapter = through(form, adapter, Path(folder))
+        yield adapter
+
+
+def rounding(update):
+    """Bound of what folding the scale into B may change, in the Frobenius norm.
+
+    Relative to the dense update, where its factors do not hide that it is far smaller than they.
+    """
+    a, b = (float(np.linalg.norm(to_numpy(x))) for x in (update.factors.A, update.factors.B))
+    size, dense = abs(update.factors.scale) * a * b, np.linalg.norm(exact_dense(update.factors))
+    # Near 0 half precision has fewer digits than its unit roundoff says.
+    tiny = float(ml_dtypes.finfo(update.factors.B.dtype).smallest_subnormal)
+    tiny *= a * np.sqrt(update.factors.B.size)
+    return unit_roundoff(update.factors.B) * (4 * dense if size <= 4 * dense else size) + tiny
+
+
+@settings(max_examples=60)
+@given(adapters(), st.lists(st.sampled_from(FORMS), min_size=1, max_size=4))
+def test_chains_keep_the_update(adapter, chain):
+    first, *_, last = [*(found := list(through_all(chain, adapter))), found[-1]]
+    assert last.keys() == adapter.keys()
+    assert last.metadata["note"] == adapter.metadata["note"]
     for target, update in adapter.items():
-        before, after = exact_dense(update.factors), exact_dense(current[target].factors)
-        size = abs(update.factors.scale) * np.linalg.norm(update.factors.A)
-        atol = 1e-6 * size * np.linalg.norm(update.factors.B)
-        np.testing.assert_allclose(after, before, rtol=0, atol=atol)
-        assert current[target].kernel == update.kernel
+        before, after = exact_dense(update.factors), exact_dense(last[target].factors)
+        assert np.linalg.norm(after - before) <= rounding(update)
+        assert last[target].kernel == update.kernel
+        assert last[target].factors.B.dtype == update.factors.B.dtype
         np.testing.assert_array_equal(after, exact_dense(first[target].factors))
+
+
+def through_merged(adapter):
+    """The adapter that leads from a base to a merged model, and the norms of the base."""
+    rng, updates, norms = np.random.default_rng(0), {}, {}
+    for component in adapter.components:
+        weights = {
+            t.module: rng.standard_normal(update.weight_shape)
+            for t, update in adapter.only([component]).items()
+        }
+        norms |= {(component, name): np.linalg.norm(weight) for name, weight in weights.items()}
+        wide = any(u.factors.B.dtype == np.float64 for u in adapter.values())
+        dtype = np.dtype(np.float64 if wide else np.float32)
+        with tempfile.TemporaryDirectory() as name:
+            base, out = (Path(name) / side / component for side in ("base", "out"))
+            base.mkdir(parents=True)
+            tensors = {f"{name}.weight": weight.astype(dtype) for name, weight in weights.items()}
+            save_tensors(base / "model.safetensors", tensors)
+            merged = Merged(base=base, component=component, rule=NumericalRank())
+            merged.write(adapter.only([component]), out)
+            updates |= dict(merged.read(out))
+    return Adapter(updates), norms, dtype
+
+
+@settings(max_examples=60)
+@given(adapters(), st.lists(st.sampled_from(FORMS), max_size=2), st.sampled_from(FORMS))
+def test_a_merged_model_is_one_more_form(adapter, chain, last):
+    before = [adapter, *through_all(chain, adapter)][-1]
+    merged, norms, dtype = through_merged(before)
+    after = next(through_all([last], merged)) if merged else merged
+    assert after.keys() == merged.keys() <= adapter.keys()
+    for target, update in adapter.items():
+        dense = exact_dense(update.factors)
+        # What vanishes in the rounding of the weight was no change, and is not in the adapter.
+        found = exact_dense(after[target].factors) if target in after else 0.0
+        size = np.linalg.norm(dense)
+        noise = 4 * unit_roundoff(dtype) * (norms[target] + size)
+        svd = np.sqrt(dense.size) * tolerance(np.asarray([size + noise]), dense.shape, dtype=dtype)
+        assert np.linalg.norm(found - dense) <= rounding(update) + noise + svd
+        assert target not in after or after[target].kernel == update.kernel
 
 
 @settings(max_examples=25)
