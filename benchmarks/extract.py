@@ -6,11 +6,13 @@ Base and tuned model are written to a temporary folder, 3.9 GB each, in the shap
 and the text encoder. The change of each layer is 64 components that decay like 1/k, under white
 noise of 0.3 times their norm. ``loricate extract`` runs as a process of its own, from files the
 system no longer holds in memory; its peak memory is what the system reports. Then its error is
-measured on every layer, and compared with the best possible one on 20 layers solved exactly. Where
-other work runs beside it, its CPU seconds tell more than its seconds.
+measured on every layer, and compared with the best possible one on 20 layers solved exactly, which
+LyCORIS' own ``extract_linear`` takes as well, if it is installed. Where other work runs beside it,
+its CPU seconds tell more than its seconds.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -154,7 +156,7 @@ def measure(folder: Path, report: dict[str, Any], rank: int) -> dict[str, Any]:
     eligible = [k for k, layer in enumerate(layers) if layer["shape"][0] > rank]
     drawn = np.random.default_rng(1).permutation(eligible)[:SAMPLE]
     sample = {(layers[k]["component"], layers[k]["module"]) for k in drawn}
-    valid, bounded, ratios, full_s, ours_s = [], [], [], [], []
+    valid, bounded, ratios, full_s, ours_s, peer_s = [], [], [], [], [], []
     for layer, matrix in differences(base, tuned, layers):
         factors = updates[layer["component"], layer["module"]].factors
         rest = matrix.astype(np.float64) - factors.scale * (
@@ -166,10 +168,17 @@ def measure(folder: Path, report: dict[str, Any], rank: int) -> dict[str, Any]:
             s, seconds = timed(lambda m=matrix: np.linalg.svd(m, full_matrices=False)[1])
             full_s.append(seconds)
             ours_s.append(timed(lambda m=matrix: certified_svd(m, FixedRank(rank)))[1])
+            peer_s += lycoris_seconds(matrix, rank)
             best = float(np.linalg.norm(s[rank:].astype(np.float64)))
             ratios.append(error / best)
             bounded.append((layer["relative_error"] - layer["excess"]) * layer["norm"] <= best)
     speedups = [full / ours for full, ours in zip(full_s, ours_s, strict=True)]
+    over_lycoris = [peer / ours for peer, ours in zip(peer_s, ours_s, strict=False)]
+    lycoris = {
+        "lycoris_over_ours_in_total": sum(peer_s) / sum(ours_s),
+        "lycoris_over_ours_median": statistics.median(over_lycoris or [0.0]),
+        "lycoris_over_ours_least": min(over_lycoris, default=0.0),
+    }
     return {
         "layers": len(layers),
         "error_within_certificate": sum(valid),
@@ -182,7 +191,18 @@ def measure(folder: Path, report: dict[str, Any], rank: int) -> dict[str, Any]:
         "full_svd_over_ours_in_total": sum(full_s) / sum(ours_s),
         "full_svd_over_ours_median": statistics.median(speedups),
         "full_svd_over_ours_least": min(speedups),
+        **(lycoris if peer_s else {}),
     }
+
+
+def lycoris_seconds(matrix: np.ndarray[Any, Any], rank: int) -> list[float]:
+    """Seconds of LyCORIS' own extraction of the same change, if it is installed."""
+    if importlib.util.find_spec("lycoris") is None:
+        return []
+    from lycoris.utils import extract_linear
+
+    change = torch.asarray(matrix)
+    return [timed(lambda: extract_linear(change, mode="fixed", mode_param=rank))[1]]
 
 
 def timed(work: Any) -> tuple[Any, float]:

@@ -1,8 +1,9 @@
-"""Resizing and combining LoRAs: QR of the factors against what peers run.
+"""Resizing and combining LoRAs: small cores of the factors against what peers run.
 
     python benchmarks/resize.py [--rank 16] [--repeats 3] [--peft] [--economy] [--json FILE]
 
-All layers of the denoiser of Stable Diffusion 1.5, with rank-r factors in float32; the median layer
+All layers of the denoiser of Stable Diffusion 1.5, with rank-r factors in float32: in numpy for us,
+as ``loricate resize`` and ``combine`` read them, and in torch for the peers. The median layer
 counts each shape as often as it occurs. Resizing halves the rank, against ``torch.linalg.svd`` of
 the product, as kohya and ComfyUI call it; ``--economy`` spares it the full matrices. Combining sums
 two LoRAs with weights 1 and 0.5 at rank r, against the same of the dense sum and against PEFT's
@@ -50,28 +51,28 @@ def random_updates(shape: tuple[int, int], rank: int) -> list[LowRank]:
     left, right = (rng.standard_normal((2, n, rank)).astype(np.float32) for n in shape)
     # A decay, as trained updates have it: among equal singular values no cut is unique.
     left *= 0.8 ** np.arange(rank, dtype=np.float32)
-    factors = zip(map(torch.asarray, left), map(torch.asarray, right), strict=True)
-    return [LowRank(a.T.contiguous(), b) for b, a in factors]
+    return [LowRank(a.T.copy(), b) for b, a in zip(left, right, strict=True)]
 
 
 def measure_resize(update: LowRank, options: argparse.Namespace) -> dict[str, float]:
     """Seconds of both sides, their ratio, and how far the results are apart."""
     rank = options.rank // 2
     ours_s, ours = timed(lambda: recompress(update, FixedRank(rank)), 10 * options.repeats)
-    svd_s, svd = timed(lambda: best(update.B @ update.A, rank, options), options.repeats)
-    return compare({"ours": ours_s, "svd": svd_s}, ours.dense(), {"svd": svd})
+    a, b = torch.asarray(update.A), torch.asarray(update.B)
+    svd_s, svd = timed(lambda: best(b @ a, rank, options), options.repeats)
+    return compare({"ours": ours_s, "svd": svd_s}, torch.asarray(ours.dense()), {"svd": svd})
 
 
 def measure_combine(updates: Sequence[LowRank], options: argparse.Namespace) -> dict[str, float]:
     """The same for a weighted sum of two updates."""
     rule, repeats = FixedRank(options.rank), options.repeats
     ours_s, ours = timed(lambda: recompress(concat(updates, GAINS), rule), 10 * repeats)
-    dense = sum(gain * (u.B @ u.A) for gain, u in zip(GAINS, updates, strict=True))
+    dense = torch.asarray(concat(updates, GAINS).dense())
     svd_s, svd = timed(lambda: best(dense, options.rank, options), repeats)
     seconds, results = {"ours": ours_s, "svd": svd_s}, {"svd": svd}
     if options.peft:
         seconds["peft"], results["peft"] = peft_sum(updates, options.rank)
-    return compare(seconds, ours.dense(), results)
+    return compare(seconds, torch.asarray(ours.dense()), results)
 
 
 def best(matrix: Tensor, rank: int, options: argparse.Namespace) -> Tensor:
@@ -91,8 +92,8 @@ def peft_sum(updates: Sequence[LowRank], rank: int) -> tuple[float, Tensor]:
     lora = model.base_model.model.layer
     with torch.no_grad():
         for name, update in zip(("first", "second"), updates, strict=True):
-            lora.lora_A[name].weight.copy_(update.A)
-            lora.lora_B[name].weight.copy_(update.B)
+            lora.lora_A[name].weight.copy_(torch.asarray(update.A))
+            lora.lora_B[name].weight.copy_(torch.asarray(update.B))
     start = time.perf_counter()
     model.add_weighted_adapter(
         ["first", "second"], GAINS, "sum", combination_type="svd", svd_rank=rank

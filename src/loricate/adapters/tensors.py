@@ -28,6 +28,9 @@ MAX_HEADER_BYTES = 100_000_000
 
 MAX_TENSORS = 1_000_000
 
+# A mapping costs more than to read this much.
+_PAGE = 4096
+
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -95,7 +98,10 @@ class TensorFile(Mapping[str, Shaped[np.ndarray, "..."]]):
         info = self.infos[name]
         if info.size_bytes == 0:
             return np.empty(info.shape, info.dtype)
-        raw = np.memmap(self.path, np.uint8, "r", offset=info.start, shape=(info.size_bytes,))
+        if info.size_bytes <= _PAGE:
+            raw = np.fromfile(self.path, np.uint8, info.size_bytes, offset=info.start)
+        else:
+            raw = np.memmap(self.path, np.uint8, "r", offset=info.start, shape=(info.size_bytes,))
         return np.asarray(raw).view(info.dtype).reshape(info.shape)
 
     def __iter__(self) -> Iterator[str]:

@@ -5,13 +5,14 @@ All compute in float32 or wider and return factors in the dtype of their input.
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 from jaxtyping import Float
 
 from loricate.basics.arrays import Array, namespace, require_finite, unit_roundoff, upcast
 from loricate.basics.errors import NumericalError, ShapeError
+from loricate.lowrank._thin import Basis, basis_of
 from loricate.lowrank.factors import LowRank
 from loricate.lowrank.rules import NumericalRank, RankRule
 
@@ -74,27 +75,53 @@ def full_svd(weight: Float[Array, "d_out d_in"]) -> SVD:
 def factored_svd(update: LowRank) -> SVD:
     """All singular triplets of an update, without forming its product.
 
-    The cost is that of two thin QR decompositions; the result equals the SVD of ``dense()``.
-    Singular values that rounding alone explains are 0, so that what cancels has rank 0.
+    The cost is that of two thin orthogonal decompositions; the result equals the SVD of
+    ``dense()``. Singular values that rounding alone explains are 0, so that what cancels has
+    rank 0.
 
     Raises:
         NumericalError: A factor holds NaN or infinity, or the scaled product overflows.
 
     Source: Golub & Van Loan 2013 [golub2013], section 5.2.
     """
-    xp = namespace(update.B)
-    q_b, r_b = xp.linalg.qr(upcast(update.B))
-    q_a, r_a = xp.linalg.qr(upcast(update.A).T)
+    core = _core_of(update)
+    return core.leading(len(core.s))
+
+
+class _Core(NamedTuple):
+    """Small SVD of the update in the bases of its factors, in at least their dtype."""
+
+    left: Basis
+    right: Basis
+    u: Float[Array, "k m"]
+    s: Float[Array, " m"]
+    vh: Float[Array, "m l"]
+
+    def leading(self, rank: int) -> SVD:
+        """The first triplets of the update itself, in the dtype of its singular values."""
+        U = self.left.rotated(self.u[:, :rank])
+        V = self.right.rotated(self.vh[:rank, :].T)
+        astype, dtype = namespace(self.s).astype, self.s.dtype
+        return SVD(astype(U, dtype), self.s[:rank], astype(V, dtype).T)
+
+
+def _core_of(update: LowRank) -> _Core:
+    xp, dtype = namespace(update.B), upcast(update.B).dtype
+    left, right = basis_of(upcast(update.B)), basis_of(upcast(update.A).T)
+    # The two may come in different widths.
+    wide = xp.result_type(left.r, right.r)
+    r_b, r_a = xp.astype(left.r, wide, copy=False), xp.astype(right.r, wide, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
         floor, core = _rounding(update, r_b, r_a), update.scale * (r_b @ r_a.T)
+        is_finite = math.isfinite(floor) and xp.all(xp.isfinite(xp.astype(core, dtype)))
     # What is not finite in a factor is not finite here either, and here is less to look at.
-    if not (math.isfinite(floor) and xp.all(xp.isfinite(core))):
+    if not is_finite:
         require_finite(update.A, where="A")
         require_finite(update.B, where="B")
         hint = "its scale or its factors are out of all proportion"
         raise NumericalError("the scaled product overflows", where="update", hint=hint)
     u, s, vh = xp.linalg.svd(core, full_matrices=False)
-    return SVD(q_b @ u, xp.where(s > floor, s, xp.zeros_like(s)), vh @ q_a.T)
+    return _Core(left, right, u, xp.astype(xp.where(s > floor, s, xp.zeros_like(s)), dtype), vh)
 
 
 def _rounding(update: LowRank, r_b: Float[Array, "k r"], r_a: Float[Array, "l r"]) -> float:
@@ -103,7 +130,7 @@ def _rounding(update: LowRank, r_b: Float[Array, "k r"], r_a: Float[Array, "l r"
     xp = namespace(r_b)
     sizes = xp.linalg.vector_norm(r_b, axis=0) * xp.linalg.vector_norm(r_a, axis=0)
     longest = max(*update.shape, update.rank)
-    return longest * unit_roundoff(r_b) * abs(update.scale) * float(xp.sum(sizes))
+    return longest * unit_roundoff(upcast(update.B)) * abs(update.scale) * float(xp.sum(sizes))
 
 
 def truncated_svd(weight: Float[Array, "d_out d_in"], rule: RankRule) -> LowRank:
@@ -142,8 +169,9 @@ def recompress(update: LowRank, rule: RankRule | None = None) -> LowRank:
     Raises:
         NumericalError: A factor holds NaN or infinity.
     """
-    svd = factored_svd(update)
-    return svd.factors((rule or NumericalRank()).rank(svd.s, svd.shape)).cast(update.B)
+    core = _core_of(update)
+    rank = (rule or NumericalRank()).rank(core.s, update.shape)
+    return core.leading(rank).factors(rank).cast(update.B)
 
 
 def balanced(update: LowRank) -> LowRank:
@@ -154,8 +182,9 @@ def balanced(update: LowRank) -> LowRank:
     Raises:
         NumericalError: A factor holds NaN or infinity.
     """
-    svd = factored_svd(update)
-    return svd.balanced(NumericalRank().rank(svd.s, svd.shape)).cast(update.B)
+    core = _core_of(update)
+    rank = NumericalRank().rank(core.s, update.shape)
+    return core.leading(rank).balanced(rank).cast(update.B)
 
 
 def require_matrix(weight: Float[Array, "d_out d_in"]) -> Float[Array, "d_out d_in"]:
