@@ -15,9 +15,9 @@ from loricate.adapters.files import AdapterFile
 from loricate.basics.arrays import dtype_name, upcast
 from loricate.basics.errors import NumericalError, UnsupportedError
 from loricate.lowrank.factors import LowRank
+from loricate.lowrank.gram import retained_energy
 from loricate.lowrank.rules import RankRule
 from loricate.lowrank.svd import factored_svd
-from loricate.recipes._gram import retained_energy
 from loricate.recipes._out import Destination, DtypeName
 
 __all__ = [

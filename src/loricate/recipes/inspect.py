@@ -21,7 +21,7 @@ from loricate.adapters.names import canonical
 from loricate.adapters.tensors import TensorFile
 from loricate.basics.arrays import dtype_name
 from loricate.basics.errors import ConfigError, NumericalError
-from loricate.recipes._gram import norms
+from loricate.lowrank.gram import norms
 from loricate.recipes._loaders import Acceptance, acceptances
 from loricate.recipes._sources import BASE_DIGEST, open_source
 

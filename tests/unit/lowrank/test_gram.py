@@ -7,8 +7,8 @@ from hypothesis import given
 
 from loricate.basics.errors import NumericalError
 from loricate.lowrank.factors import LowRank
+from loricate.lowrank.gram import norms, retained_energy, widened
 from loricate.lowrank.svd import factored_svd
-from loricate.recipes._gram import norms, retained_energy, widened
 from loricate.testing.strategies import exact_dense, factors_cases
 
 
