@@ -1,12 +1,29 @@
 """Names of adapter files that more than one reader goes by."""
 
-__all__ = ["COMFY_PREFIXES", "COMPONENT_KEY", "HEADER_KEY", "KOHYA_PREFIXES"]
+__all__ = [
+    "BASE_DIGEST",
+    "COMFY_PREFIXES",
+    "COMPONENT_KEY",
+    "HASH_KEY",
+    "HEADER_KEY",
+    "KOHYA_PREFIXES",
+]
 
 HEADER_KEY = "lora_adapter_metadata"
 """Where diffusers looks for configs in the header of a file, as a JSON object."""
 
 COMPONENT_KEY = "loricate.component"
 """Component of a file whose names do not say it; only our own files state it."""
+
+BASE_DIGEST = "loricate.base_digest"
+"""Metadata of an adapter: digest of the tensors of its base, as the component stores them.
+
+With the component behind a dot it is that of this component. Without, it names the base of an
+adapter of one component.
+"""
+
+HASH_KEY = "sshs_model_hash"
+"""Where kohya's trainer keeps the digest of all bytes behind the header."""
 
 KOHYA_PREFIXES = {
     "lora_unet_": "unet",

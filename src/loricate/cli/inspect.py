@@ -91,7 +91,7 @@ def _module_row(each: ModuleSummary) -> tuple[object, ...]:
 
 
 def _metadata_rows(found: Inspection) -> list[tuple[str, str]]:
-    from loricate.recipes.inspect import HASH_KEY
+    from loricate.adapters.keys import HASH_KEY
 
     rows = []
     for key, text in found.metadata.items():

@@ -4,10 +4,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 
+from loricate.adapters.adapter import Adapter
+from loricate.adapters.keys import BASE_DIGEST
 from loricate.adapters.tensors import to_storage
 from loricate.basics.arrays import Array
 
-__all__ = ["digest"]
+__all__ = ["digest", "stated_bases"]
 
 
 def digest(tensors: Mapping[str, Array]) -> str:
@@ -29,3 +31,12 @@ def digest(tensors: Mapping[str, Array]) -> str:
         total.update(len(header).to_bytes(8, "big") + header.encode())
         total.update(stored.reshape(-1).view("u1").data)
     return total.hexdigest()
+
+
+def stated_bases(adapter: Adapter) -> Mapping[str, str]:
+    """Digest of the base of each component, where the adapter states one."""
+    stated = adapter.metadata
+    names = {part: f"{BASE_DIGEST}.{part}" for part in adapter.components}
+    if BASE_DIGEST in stated and len(names) == 1:
+        names = {part: name if name in stated else BASE_DIGEST for part, name in names.items()}
+    return {part: stated[name] for part, name in names.items() if name in stated}

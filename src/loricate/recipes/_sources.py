@@ -1,11 +1,11 @@
 """Adapters that are read: named in every error, and held to the base they name."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from loricate.adapters.adapter import Adapter
 from loricate.adapters.files import AdapterFile, open_adapter
+from loricate.adapters.keys import BASE_DIGEST
 from loricate.adapters.weights import open_model
 from loricate.basics.errors import (
     ConfigError,
@@ -16,16 +16,9 @@ from loricate.basics.errors import (
     ShapeError,
     UnsupportedError,
 )
-from loricate.integrity.digest import digest
+from loricate.integrity.digest import digest, stated_bases
 
-__all__ = ["BASE_DIGEST", "open_source", "stated_bases"]
-
-BASE_DIGEST = "loricate.base_digest"
-"""Metadata of an adapter: digest of the tensors of its base, as the component stores them.
-
-With the component behind a dot it is that of this component. Without, it names the base of an
-adapter of one component.
-"""
+__all__ = ["open_source"]
 
 
 def open_source(
@@ -51,15 +44,6 @@ def open_source(
     if base is not None:
         _require_named(found, base)
     return found
-
-
-def stated_bases(adapter: Adapter) -> Mapping[str, str]:
-    """Digest of the base of each component, where the adapter states one."""
-    stated = adapter.metadata
-    names = {part: f"{BASE_DIGEST}.{part}" for part in adapter.components}
-    if BASE_DIGEST in stated and len(names) == 1:
-        names = {part: name if name in stated else BASE_DIGEST for part, name in names.items()}
-    return {part: stated[name] for part, name in names.items() if name in stated}
 
 
 def _require_named(found: AdapterFile, base: Path) -> None:

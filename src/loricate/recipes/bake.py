@@ -7,10 +7,11 @@ from pathlib import Path
 from loricate.adapters.adapter import Adapter
 from loricate.adapters.baked_files import BakedTensor
 from loricate.adapters.formats.merged import Merged
+from loricate.adapters.keys import BASE_DIGEST
 from loricate.basics.arrays import Array
 from loricate.integrity.digest import digest
 from loricate.recipes._out import DtypeName, require_new, writing_to
-from loricate.recipes._sources import BASE_DIGEST, open_source
+from loricate.recipes._sources import open_source
 
 __all__ = ["BASE_DIGEST", "BakeReport", "DtypeName", "adapter_digest", "bake"]
 

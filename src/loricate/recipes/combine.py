@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 from loricate.adapters.adapter import Target, Update
 from loricate.adapters.files import AdapterFile
+from loricate.adapters.keys import BASE_DIGEST
 from loricate.adapters.slots import without_ones
 from loricate.basics.errors import ConfigError, ConfigProblem, ShapeError
+from loricate.integrity.digest import stated_bases
 from loricate.lowrank.merge import concat
 from loricate.lowrank.rule_set import RuleSet
 from loricate.lowrank.rules import RankRule
@@ -23,7 +25,7 @@ from loricate.recipes._rewriting import (
     stored_dtype,
     truncated,
 )
-from loricate.recipes._sources import BASE_DIGEST, open_source, stated_bases
+from loricate.recipes._sources import open_source
 
 __all__ = ["combine"]
 

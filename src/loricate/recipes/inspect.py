@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import math
-import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,15 +16,17 @@ from loricate.adapters.adapter import Adapter, Target, Update
 from loricate.adapters.files import AdapterFile
 from loricate.adapters.formats._metadata import family_of
 from loricate.adapters.formats.diffusers import COMPONENTS
+from loricate.adapters.keys import BASE_DIGEST, HASH_KEY
+from loricate.adapters.kinds import kind_of
+from loricate.adapters.loaders import Acceptance, acceptances
 from loricate.adapters.names import canonical
 from loricate.adapters.tensors import TensorFile
 from loricate.basics.arrays import dtype_name
 from loricate.basics.errors import ConfigError, NumericalError
 from loricate.lowrank.gram import norms
-from loricate.recipes._loaders import Acceptance, acceptances
-from loricate.recipes._sources import BASE_DIGEST, open_source
+from loricate.recipes._sources import open_source
 
-__all__ = ["HASH_KEY", "ComponentSummary", "Inspection", "ModuleSummary", "Spread", "inspect"]
+__all__ = ["ComponentSummary", "Inspection", "ModuleSummary", "Spread", "inspect"]
 
 _FAMILIES = {
     "sd1": "SD 1.x",
@@ -38,20 +39,6 @@ _WIDTHS = {1536: "SD 3", 2432: "SD 3", 3072: "Flux"}
 
 _TRANSFORMER = ("transformer_blocks.", "single_transformer_blocks.")
 _UNKNOWN = "model"
-
-_KINDS = {
-    "self-attention": re.compile(r"\.attn1\."),
-    "cross-attention": re.compile(r"\.attn2\."),
-    "feed-forward": re.compile(r"\.(ff|ff_context|mlp)\.|\.proj_mlp$"),
-    "projection": re.compile(r"(^|\.)(proj_in|proj_out|text_projection)$"),
-    "attention": re.compile(r"\.(attn|self_attn)\.|\.attentions\."),
-    "residual block": re.compile(r"\.resnets\."),
-    "resampling": re.compile(r"\.(down|up)samplers\."),
-    "other": re.compile(""),
-}
-
-HASH_KEY = "sshs_model_hash"
-"""Where kohya's trainer keeps the digest of all bytes behind the header."""
 
 _HIGHLIGHTS = (
     "modelspec.title",
@@ -305,7 +292,7 @@ def _summary(target: Target, update: Update) -> ModuleSummary:
     return ModuleSummary(
         component=target.component,
         module=target.module,
-        kind=next(kind for kind, pattern in _KINDS.items() if pattern.search(target.module)),
+        kind=kind_of(target.module),
         layer=update.kind,
         shape=update.weight_shape,
         rank=update.rank,
