@@ -157,6 +157,9 @@ def open_weights(folder: Path) -> Weights:
 def _shards(index: Path) -> list[str]:
     try:
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    except OSError as error:
+        missing = f"a readable file {str(index)!r} ({error.strerror or error})"
+        raise PrerequisiteError(missing, remedy="check its permissions") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise HostileFileError(index, reason="expected a weight_map of file names") from None
     # A shard elsewhere on the disk would be read with the rights of whoever opens the model.

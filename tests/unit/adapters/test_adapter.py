@@ -221,6 +221,10 @@ def test_weights_are_found_in_folders_shards_and_files(tmp_path):
     index.write_text("[]")
     with pytest.raises(HostileFileError):
         open_weights(tmp_path / "pipe/unet")
+    index.unlink()
+    index.mkdir()
+    with pytest.raises(PrerequisiteError, match="a readable file"):
+        open_weights(tmp_path / "pipe/unet")
 
 
 def test_a_folder_that_leaves_the_choice_open_is_an_error(tmp_path):

@@ -273,6 +273,8 @@ def test_a_lone_base_is_what_the_adapter_is_for(path, rng, tmp_path, where):
     save_tensors(path, pair(rng, f"lora_unet_{under(Q)}") | pair(rng, f"lora_te_{under(FC1)}"))
     with pytest.raises(ConfigError, match="as in the base"):
         open_adapter(path, base=model)
+    # The component that is meant is the one that has to fit.
+    assert list(open_adapter(path, base=model, component="unet").adapter) == [("unet", Q)]
 
 
 def adapter(rng, ranks, scale=0.5, width=5):

@@ -52,7 +52,7 @@ def resolve(
     _refuse_two_prefixes(owners, file)
     components = {owner for _, owner in owners.values()}
     shapes = None if base is None else shapes_of_base(base, components)
-    tables = {owner: _table(owner, shapes, file) for owner in components}
+    tables = {owner: _table(owner, shapes) for owner in components}
     targets = {
         name: Target(owner, tables[owner][name.removeprefix(prefix)])
         for name, (prefix, owner) in owners.items()
@@ -78,15 +78,12 @@ def _owner(name: str, component: str | None, file: Path) -> tuple[str, str]:
     return _UNBOUND, component
 
 
-def _table(component: str, base: Shapes | None, file: Path) -> Mapping[str, str]:
+def _table(component: str, base: Shapes | None) -> Mapping[str, str]:
     """Names in diffusers by names with underscores."""
     known = _known(component)
-    if base is None:
+    # The base may be one component of the model, and the file for several.
+    if base is None or component not in base:
         return known
-    if component not in base:
-        expected = f"one of {', '.join(sorted(base))}, as in the base"
-        problem = ConfigProblem(key="component", expected=expected, got=component)
-        raise ConfigError(problem, file=file)
     present = set(base[component])
     table = {alias: name for alias, name in known.items() if name in present}
     return table | {underscored(alias): name for name in present for alias in _aliases(name)}
