@@ -17,7 +17,7 @@ from loricate.basics.errors import NumericalError
 from loricate.lowrank.factors import LowRank
 from loricate.lowrank.merge import concat
 
-__all__ = ["Norms", "norms", "retained_energy", "widened"]
+__all__ = ["Norms", "norms", "retained_energy", "singular_values", "widened"]
 
 _Wide: TypeAlias = NDArray[np.float64]
 
@@ -55,12 +55,32 @@ def norms(update: LowRank) -> Norms:
     if square <= _CANCELLED * bound:
         wide = widened(update)
         return Norms(wide.frobenius_norm(), wide.spectral_norm())
-    # Lifted by what rounding hides, so that dependent rows of A do no harm.
-    rank = update.rank
-    root = np.linalg.cholesky(gram_a + rank * _ROUNDOFF * np.trace(gram_a) * np.eye(rank))
-    largest = float(np.linalg.eigvalsh(root.T @ gram_b @ root)[-1])
+    largest = float(_squared_values(gram_a, gram_b)[-1])
     gain = abs(update.scale)
     return Norms(gain * math.sqrt(square), gain * math.sqrt(largest))
+
+
+def singular_values(update: LowRank) -> _Wide:
+    """All singular values of an update in descending order, to 1e-7 of the largest.
+
+    Args:
+        update: Finite factors of any dtype.
+
+    Returns:
+        As many numbers as the rank, or as the shorter side of the update if that is less.
+
+    Raises:
+        NumericalError: The product overflows.
+    """
+    n_values = min(update.rank, *update.shape)
+    gram_a, gram_b = _grams(update)
+    square, bound = _squares(gram_a, gram_b)
+    if bound == 0.0:
+        return np.zeros(n_values)
+    if square <= _CANCELLED * bound:
+        return to_numpy(widened(update).singular_values())[:n_values]
+    squares = _squared_values(gram_a, gram_b)[::-1][:n_values]
+    return abs(update.scale) * np.sqrt(np.maximum(squares, 0.0))
 
 
 def retained_energy(exact: LowRank, kept: LowRank) -> float:
@@ -111,6 +131,14 @@ def _grams(update: LowRank) -> tuple[_Wide, _Wide]:
         stretch = np.sqrt(size_b) * _inverse(np.sqrt(size_a))
         shrink = np.sqrt(size_a) * _inverse(np.sqrt(size_b))
         return gram_a * np.outer(stretch, stretch), gram_b * np.outer(shrink, shrink)
+
+
+def _squared_values(gram_a: _Wide, gram_b: _Wide) -> _Wide:
+    """Squares of the singular values of the product, in ascending order."""
+    # Lifted by what rounding hides, so that dependent rows of A do no harm.
+    rank = len(gram_a)
+    root = np.linalg.cholesky(gram_a + rank * _ROUNDOFF * np.trace(gram_a) * np.eye(rank))
+    return np.asarray(np.linalg.eigvalsh(root.T @ gram_b @ root), np.float64)
 
 
 def _inverse(values: _Wide) -> _Wide:

@@ -7,7 +7,7 @@ from hypothesis import given
 
 from loricate.basics.errors import NumericalError
 from loricate.lowrank.factors import LowRank
-from loricate.lowrank.gram import norms, retained_energy, widened
+from loricate.lowrank.gram import norms, retained_energy, singular_values, widened
 from loricate.lowrank.svd import factored_svd
 from loricate.testing.strategies import exact_dense, factors_cases
 
@@ -23,6 +23,16 @@ def test_norms_are_those_of_the_product(case):
     found, scale = norms(update), float(case.magnitude()[0]) * max(case.sides)
     assert close(found.frobenius, float(np.linalg.norm(s)), scale)
     assert close(found.spectral, float(s[0]), scale)
+
+
+@given(case=factors_cases())
+def test_all_singular_values_are_those_of_the_product(case):
+    update = case.factors()
+    s = np.linalg.svd(exact_dense(update), compute_uv=False)
+    found, scale = singular_values(update), float(case.magnitude()[0]) * max(case.sides)
+    assert found.shape == (min(update.rank, *update.shape),)
+    assert np.all(np.diff(found) <= 0)
+    np.testing.assert_allclose(found, s[: len(found)], rtol=0, atol=1e-7 * s[0] + 1e-14 * scale)
 
 
 def test_terms_that_cancel_are_decomposed(rng):

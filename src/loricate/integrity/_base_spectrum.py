@@ -1,0 +1,107 @@
+"""Updates against the weights they are added to."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from loricate.adapters.adapter import Update
+from loricate.basics.arrays import Array, tolerance
+from loricate.lowrank.factors import LowRank
+from loricate.lowrank.sketch import randomized_svd
+from loricate.lowrank.svd import SVD, full_svd
+
+__all__ = ["BaseWeights", "Comparison", "compared", "matrix_of"]
+
+# Up to this many rows or columns a full decomposition takes less than 0.1 s.
+_SMALL = 384
+# Leading vectors of a larger weight that others are compared with.
+_WIDTH = 64
+_LEADING = 10
+
+
+class BaseWeights(Protocol):
+    """What is needed of a base."""
+
+    def weight(self, component: str, module: str) -> Array | None:
+        """Weight of a module, or ``None`` where there is no such module."""
+        ...
+
+
+class Comparison(NamedTuple):
+    """An update against its weight.
+
+    Args:
+        relative_spectral: Largest singular value over that of the weight.
+        n_intruders: How many of the 10 leading left singular vectors of the sum resemble none of
+            the weight.
+        overlap: Share of the energy of the update within the span of the 10 leading left singular
+            vectors of the weight.
+    """
+
+    relative_spectral: float
+    n_intruders: int
+    overlap: float
+
+
+def matrix_of(weight: Array, update: Update) -> Float[np.ndarray, "d_out d_in"] | None:
+    """The weight as a matrix in float32, or ``None`` where the update does not fit it."""
+    d_out = weight.shape[0] if weight.ndim else 0
+    if weight.size != d_out * update.factors.shape[1] or d_out != update.factors.shape[0]:
+        return None
+    matrix: NDArray[np.float32] = np.asarray(weight).reshape(d_out, -1).astype(np.float32)
+    return matrix
+
+
+def compared(
+    update: LowRank,
+    spectral: float,
+    weight: Float[np.ndarray, "d_out d_in"],
+    *,
+    threshold: float = 0.5,
+) -> Comparison:
+    """Compare an update with the weight it is added to.
+
+    Exact up to a shorter side of 384. Beyond, leading vectors come from sketches, and those of the
+    sum are compared with the 64 leading ones of the weight: one that equals a later one counts as
+    an intruder as well.
+
+    Args:
+        update: Factors that fit the weight.
+        spectral: Largest singular value of the update.
+        weight: Finite matrix in float32.
+        threshold: Absolute cosine from which on two vectors resemble each other.
+
+    Source: Shuttleworth et al. 2024 [shuttleworth2024], section 3.
+    """
+    before = _leading(weight, _WIDTH)
+    after = _leading(weight + _dense(update), _LEADING + 8)
+    # What rounding left of a lower rank has no direction of its own.
+    n_leading = min(_LEADING, int(np.sum(after.s > tolerance(after.s, weight.shape))))
+    cosines = np.abs(before.U.T @ after.U[:, :n_leading])
+    largest = float(before.s[0]) if len(before.s) else 0.0
+    return Comparison(
+        relative_spectral=spectral / largest if largest else np.inf if spectral else 0.0,
+        n_intruders=int(np.sum(cosines.max(axis=0, initial=0.0) < threshold)),
+        overlap=_overlap(update, before.U[:, :_LEADING]),
+    )
+
+
+def _leading(matrix: Float[np.ndarray, "d_out d_in"], width: int) -> SVD:
+    if min(matrix.shape) <= max(_SMALL, 4 * width):
+        return full_svd(matrix)
+    return randomized_svd(matrix, width, power_iterations=1).svd
+
+
+def _dense(update: LowRank) -> Float[np.ndarray, "d_out d_in"]:
+    a, b = (np.asarray(factor, np.float32) for factor in (update.A, update.B))
+    return np.asarray(b @ a * update.scale, np.float32)
+
+
+def _overlap(update: LowRank, U: Float[np.ndarray, "d_out k"]) -> float:
+    a, b = (np.asarray(factor, np.float64) for factor in (update.A, update.B))
+    gram = a @ a.T
+    total = float(np.vdot(b.T @ b, gram))
+    inside = U.T @ b
+    return float(np.vdot(inside.T @ inside, gram)) / total if total > 0.0 else 0.0
