@@ -1,0 +1,71 @@
+"""The model an adapter is for, as checks of the adapter look at it."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import final
+
+from loricate.adapters import sgm
+from loricate.adapters.names import canonical
+from loricate.adapters.slots import Slot, slots_of
+from loricate.adapters.weights import StoredArray, Weights, open_model
+from loricate.integrity.digest import digest
+
+__all__ = ["Base"]
+
+
+@final
+class Base:
+    """Weights of a model on disk by canonical names, read when asked for.
+
+    Args:
+        folder: Diffusers folder, folder of one component, or safetensors file.
+
+    Raises:
+        PrerequisiteError: There are no safetensors weights.
+        ConfigError: A folder leaves open which file holds the weights.
+        HostileFileError: A file is malformed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._parts = open_model(folder)
+        self._digests: dict[str, str] = {}
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Parts of the model, sorted."""
+        return tuple(sorted(self._parts))
+
+    def modules(self, component: str) -> tuple[str, ...]:
+        """Modules with a weight under canonical names, none where there is no such part."""
+        return tuple(self._slots.get(component, {}))
+
+    def weight(self, component: str, module: str) -> StoredArray | None:
+        """Weight of a module as the module has it, or ``None`` where there is no such module."""
+        slot = self._slots.get(component, {}).get(module)
+        return None if slot is None else slot.of(self._parts[component])
+
+    def shape(self, component: str, module: str) -> tuple[int, ...] | None:
+        """Shape of the weight of a module, or ``None`` where there is no such module."""
+        slot = self._slots.get(component, {}).get(module)
+        return None if slot is None else slot.shape(self._parts[component])
+
+    def digest(self, component: str) -> str | None:
+        """Digest of all tensors of a part, or ``None`` where there is no such part."""
+        if component not in self._parts:
+            return None
+        if component not in self._digests:
+            self._digests[component] = digest(self._parts[component])
+        return self._digests[component]
+
+    @cached_property
+    def _slots(self) -> Mapping[str, Mapping[str, Slot]]:
+        return {part: _canonical_slots(part, weights) for part, weights in self._parts.items()}
+
+
+def _canonical_slots(component: str, weights: Weights) -> dict[str, Slot]:
+    return {
+        canonical(component, sgm.to_diffusers(component, module) or module): slot
+        for module, slot in slots_of(component, weights).items()
+    }

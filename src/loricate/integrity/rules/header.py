@@ -1,0 +1,131 @@
+"""Headers that two programs may read in two ways, or that hide something."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+from loricate.basics.errors import HostileFileError, UnsupportedError
+from loricate.integrity.finding import Finding, NotVerified, Severity
+from loricate.integrity.raw_header import Pairs, RawHeader
+from loricate.integrity.rule import Rule
+from loricate.integrity.subject import Content, Subject
+
+__all__ = ["Header"]
+
+_FIELDS = {"dtype", "shape", "data_offsets"}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+_PATH = re.compile(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:[/\\]|^~[/\\]")
+_REWRITE = "write the file anew with the safetensors library, or do not use it"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Header(Rule):
+    """Oddities in the header of a safetensors file that loaders let through.
+
+    Fires on files the strict reader refuses (high), names that occur twice (high, as one parser
+    takes the first and another the last), names with control characters or that lead out of a
+    folder (high), whitespace in front or unusual whitespace between (medium, a hidden channel),
+    fields of tensors that no specification knows (medium), and padding (low). It reads the raw
+    JSON, so it sees what parsers resolve. It does not see a channel in the numbers or the order
+    of tensors.
+
+    Args:
+        max_padding: Blanks in a row that writers may need, in bytes.
+        max_shown: Findings of one kind that are listed one by one.
+
+    Source: What safetensors 0.8 accepts was found by running it.
+    """
+
+    applies_to: ClassVar[frozenset[Content]] = frozenset({Content.SAFETENSORS})
+
+    max_padding: int = 64
+    max_shown: int = 5
+
+    def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
+        """What is odd in the header."""
+        if isinstance(subject.refusal, UnsupportedError):
+            yield self.not_verified(subject, str(subject.refusal))
+        header = subject.header
+        if header is None:
+            yield self.not_verified(subject, "the header cannot be read")
+            return
+        yield from self._repeated(subject, header)
+        yield from self._names(subject, header)
+        yield from self._fields(subject, header)
+        yield from self._blanks(subject, header)
+        if isinstance(subject.refusal, HostileFileError):
+            yield self.finding(
+                subject,
+                Severity.HIGH,
+                f"no strict reader takes this file: {subject.refusal.reason}",
+                advice="download it again and compare its digest; do not use it otherwise",
+                header_bytes=header.length,
+                file_bytes=header.size,
+            )
+
+    def _repeated(self, subject: Subject, header: RawHeader) -> Iterator[Finding]:
+        doubles = [(name, "the file") for name in header.entries.repeated()]
+        for name, entry in header.entries:
+            if isinstance(entry, Pairs):
+                doubles += [(key, name) for key in entry.repeated()]
+        for key, place in doubles[: self.max_shown]:
+            yield self.finding(
+                subject,
+                Severity.HIGH,
+                f"{key!r} stands twice in {place!r}, so programs read different files",
+                advice=_REWRITE,
+                where=key,
+                n_repeated=len(doubles),
+            )
+
+    def _names(self, subject: Subject, header: RawHeader) -> Iterator[Finding]:
+        names = [name for name, _ in header.tensors] + [key for key, _ in header.metadata]
+        odd = [n for n in names if not n or _CONTROL.search(n) or _PATH.search(n)]
+        for name in odd[: self.max_shown]:
+            yield self.finding(
+                subject,
+                Severity.HIGH,
+                f"the name {name!r} leads out of a folder or hides characters",
+                advice=_REWRITE,
+                where=name,
+                n_names=len(odd),
+            )
+
+    def _fields(self, subject: Subject, header: RawHeader) -> Iterator[Finding]:
+        unknown = [(name, key) for name, entry in header.tensors for key in _unknown(entry)]
+        for name, key in unknown[: self.max_shown]:
+            yield self.finding(
+                subject,
+                Severity.MEDIUM,
+                f"{name!r} has a field {key!r} that the format does not know",
+                advice=_REWRITE,
+                where=name,
+                n_fields=len(unknown),
+            )
+
+    def _blanks(self, subject: Subject, header: RawHeader) -> Iterator[Finding]:
+        text = header.text
+        if text and not text.startswith(b"{") and header.error is None:
+            yield self.finding(
+                subject,
+                Severity.MEDIUM,
+                "whitespace in front of the header, which the format forbids",
+                advice=_REWRITE,
+                n_bytes=len(text) - len(text.lstrip()),
+            )
+        longest = max(header.blanks(), key=len, default=b"")
+        if len(longest) > self.max_padding:
+            is_plain = not longest.strip(b" ")
+            yield self.finding(
+                subject,
+                Severity.LOW if is_plain else Severity.MEDIUM,
+                f"{len(longest)} blanks in a row in the header, which can carry anything",
+                advice=_REWRITE,
+                n_bytes=len(longest),
+            )
+
+
+def _unknown(entry: Any) -> list[str]:
+    return [key for key, _ in entry if key not in _FIELDS] if isinstance(entry, Pairs) else []

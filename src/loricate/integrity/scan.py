@@ -1,0 +1,170 @@
+"""Files and folders held to every rule; nothing in them is run, unpickled or trusted."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias, final
+
+from loricate.basics import registry
+from loricate.basics.errors import LoricateError
+from loricate.integrity._base_model import Base
+from loricate.integrity._walk import files_of
+from loricate.integrity.finding import Finding, NotVerified, Severity
+from loricate.integrity.rule import Rule
+from loricate.integrity.subject import Content, Subject
+
+__all__ = ["Judged", "Outcome", "ScanReport", "all_rules", "scan"]
+
+Outcome: TypeAlias = Literal["pass", "fail", "inconclusive"]
+
+_BY_SCAN = "scan"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What became of one file.
+
+    Args:
+        path: The file, as it was reached.
+        content: What is in it.
+        sha256: Digest of its bytes, or ``None`` where it could not be read.
+        findings: What was found, the most severe first.
+        not_verified: What could not be judged.
+        passed: Keys of the rules that judged all of it and found nothing.
+    """
+
+    path: str
+    content: Content
+    sha256: str | None
+    findings: tuple[Finding, ...]
+    not_verified: tuple[NotVerified, ...]
+    passed: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ScanReport:
+    """What became of all files.
+
+    Args:
+        subjects: One entry for each file, in the order of their paths.
+    """
+
+    subjects: tuple[Judged, ...]
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Findings in all files, the most severe first."""
+        return _gravest_first(each for subject in self.subjects for each in subject.findings)
+
+    @property
+    def not_verified(self) -> tuple[NotVerified, ...]:
+        """What could not be judged in all files."""
+        return tuple(each for subject in self.subjects for each in subject.not_verified)
+
+    def outcome(self, fail_on: Severity = Severity.HIGH) -> Outcome:
+        """Verdict on all files together.
+
+        Args:
+            fail_on: The least severity that fails.
+
+        Returns:
+            ``inconclusive`` where no rule could judge anything.
+        """
+        if any(each.severity.level >= fail_on.level for each in self.findings):
+            return "fail"
+        judged = any(subject.findings or subject.passed for subject in self.subjects)
+        return "pass" if judged else "inconclusive"
+
+
+def all_rules() -> tuple[Rule, ...]:
+    """Every registered rule with its defaults."""
+    return tuple(registry.get("rules", name)() for name in registry.names("rules"))
+
+
+def scan(
+    paths: Sequence[Path],
+    *,
+    base: Path | None = None,
+    rules: Sequence[Rule] | None = None,
+    observer: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> ScanReport:
+    """Check files and everything in folders.
+
+    Args:
+        paths: Files and folders that exist.
+        base: Model that adapters are held to.
+        rules: What to check for; every registered rule by default.
+        observer: Called with (stage, done, total) after every file.
+
+    Raises:
+        LoricateError: The base cannot be read.
+    """
+    checks = all_rules() if rules is None else tuple(rules)
+    model = None if base is None else Base(base)
+    found = files_of(paths)
+    judged = []
+    # The digest is taken beside the rules; hashing gives up Python's lock.
+    with ThreadPoolExecutor(1) as pool:
+        for path, trouble in found:
+            subject = Subject(path, base=model)
+            judged.append(_troubled(subject, trouble) if trouble else _judge(subject, checks, pool))
+            observer("scan", len(judged), len(found))
+    return ScanReport(subjects=tuple(judged))
+
+
+def _troubled(subject: Subject, why: str) -> Judged:
+    return Judged(
+        path=str(subject.path),
+        content=subject.content,
+        sha256=None,
+        findings=(),
+        not_verified=(NotVerified(rule=_BY_SCAN, path=str(subject.path), why=why),),
+        passed=(),
+    )
+
+
+def _judge(subject: Subject, rules: Sequence[Rule], pool: ThreadPoolExecutor) -> Judged:
+    hashed = pool.submit(_sha256, subject)
+    results: list[Finding | NotVerified] = []
+    passed = []
+    for rule in rules:
+        if subject.content in rule.applies_to:
+            own = _checked(rule, subject)
+            results += own
+            passed += [] if own else [registry.key_of(type(rule))]
+    if not results and not passed:
+        why = "no rule judges files of this kind"
+        results.append(NotVerified(rule=_BY_SCAN, path=str(subject.path), why=why))
+    return Judged(
+        path=str(subject.path),
+        content=subject.content,
+        sha256=hashed.result(),
+        findings=_gravest_first(each for each in results if isinstance(each, Finding)),
+        not_verified=tuple(each for each in results if isinstance(each, NotVerified)),
+        passed=tuple(passed),
+    )
+
+
+def _checked(rule: Rule, subject: Subject) -> list[Finding | NotVerified]:
+    if rule.needs_base and subject.base is None:
+        return [rule.not_verified(subject, "needs the base model: --base MODEL")]
+    found: list[Finding | NotVerified] = []
+    try:
+        found.extend(rule.check(subject))
+    except (LoricateError, OSError) as error:
+        found.append(rule.not_verified(subject, str(error)))
+    return found
+
+
+def _sha256(subject: Subject) -> str | None:
+    try:
+        return subject.sha256
+    except OSError:
+        return None
+
+
+def _gravest_first(findings: Iterator[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda each: -each.severity.level))

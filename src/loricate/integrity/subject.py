@@ -1,0 +1,220 @@
+"""One file that is being judged; everything about it is found out when a rule asks."""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple, final
+
+from loricate.adapters.files import AdapterFile, open_adapter
+from loricate.adapters.keys import HASH_KEY
+from loricate.adapters.tensors import TensorFile
+from loricate.basics.errors import ConfigError, LoricateError, ShapeError
+from loricate.integrity._base_model import Base
+from loricate.integrity.features import Features, features
+from loricate.integrity.raw_header import RawHeader, is_safetensors, read_header
+
+__all__ = ["CONFIGS", "Content", "Subject"]
+
+CONFIGS = ("adapter_config.json", "config.json", "model_index.json")
+"""Files that say how weights beside them are used, the most specific first."""
+
+_STATED_HASHES = {HASH_KEY, "modelspec.hash_sha256"}
+_MAX_JSON_BYTES = 50_000_000
+_CHUNK = 1 << 20
+_UNNAMED = "model"
+
+
+class Content(StrEnum):
+    """What a file holds, by its bytes and not by its name."""
+
+    SAFETENSORS = "safetensors"
+    PICKLE = "pickle"
+    JSON = "json"
+    FOLDER = "folder"
+    OTHER = "other"
+
+
+class _Hashes(NamedTuple):
+    file: str
+    data: str | None
+
+
+@final
+class Subject:
+    """One file; or a folder, where the folder itself is what is wrong.
+
+    A safetensors file beside an ``adapter_config.json`` is read together with it, so the files of
+    a folder are subjects and no rule has to look at the folder as a whole. Nothing raises:
+    what cannot be read is ``None``, and the reason stands beside it.
+
+    Args:
+        path: The file, as it is shown.
+        base: Model that an adapter is held to.
+    """
+
+    def __init__(self, path: Path, *, base: Base | None = None) -> None:
+        self.path = path
+        self.base = base
+        self._lock = Lock()
+
+    @cached_property
+    def content(self) -> Content:
+        """What is in the file; ``OTHER`` where it cannot be read."""
+        try:
+            return _content(self.path)
+        except OSError:
+            return Content.OTHER
+
+    @cached_property
+    def header(self) -> RawHeader | None:
+        """Header of a safetensors file as it stands there."""
+        if self.content is not Content.SAFETENSORS:
+            return None
+        try:
+            return read_header(self.path)
+        except OSError:
+            return None
+
+    @property
+    def tensors(self) -> TensorFile | None:
+        """Tensors of a safetensors file, or ``None`` where the strict reader refuses it."""
+        return self._tensors[0]
+
+    @property
+    def refusal(self) -> LoricateError | None:
+        """Why there are no tensors in a safetensors file."""
+        return self._tensors[1]
+
+    @property
+    def adapter(self) -> AdapterFile | None:
+        """The adapter in a safetensors file, or ``None`` where it holds no plain one.
+
+        Updates have the shapes of the base, where there is one that has all their modules.
+        """
+        return self._adapter[0]
+
+    @property
+    def adapter_refusal(self) -> LoricateError | None:
+        """Why there is no adapter in a safetensors file."""
+        return self._adapter[1]
+
+    @cached_property
+    def features(self) -> Features | None:
+        """Spectral features of the updates, against the base where there is one.
+
+        Raises:
+            NumericalError: The product of two factors overflows.
+        """
+        return None if self.adapter is None else features(self.adapter.adapter, self.base)
+
+    @cached_property
+    def config(self) -> Mapping[str, Any] | None:
+        """A JSON object: the file itself, or the config beside a safetensors file."""
+        if self.content is Content.JSON:
+            return _object(self.path)
+        if self.content is Content.SAFETENSORS:
+            beside = (self.path.with_name(name) for name in CONFIGS)
+            return next((_object(path) for path in beside if path.is_file()), None)
+        return None
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the file.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        return self._hashes.file
+
+    @property
+    def data_sha256(self) -> str | None:
+        """Digest of the bytes behind the header, where the header states one to compare with.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        return self._hashes.data
+
+    @property
+    def _hashes(self) -> _Hashes:
+        with self._lock:
+            return self._hashed
+
+    @cached_property
+    def _hashed(self) -> _Hashes:
+        whole, data = hashlib.sha256(), hashlib.sha256()
+        is_stated = self.header is not None and not _STATED_HASHES.isdisjoint(self.header.stated)
+        with self.path.open("rb") as file:
+            if self.header is not None and is_stated:
+                whole.update(file.read(self.header.data_start))
+            while chunk := file.read(_CHUNK):
+                whole.update(chunk)
+                if is_stated:
+                    data.update(chunk)
+        return _Hashes(whole.hexdigest(), data.hexdigest() if is_stated else None)
+
+    @cached_property
+    def _tensors(self) -> tuple[TensorFile | None, LoricateError | None]:
+        if self.content is not Content.SAFETENSORS:
+            return None, None
+        try:
+            return TensorFile(self.path), None
+        except LoricateError as error:
+            return None, error
+
+    @cached_property
+    def _adapter(self) -> tuple[AdapterFile | None, LoricateError | None]:
+        if self.tensors is None:
+            return None, self.refusal
+        try:
+            return _open(self.path, self.base), None
+        except LoricateError as error:
+            return None, error
+
+
+def _content(path: Path) -> Content:
+    if path.is_dir():
+        return Content.FOLDER
+    with path.open("rb") as file:
+        beginning = file.read(4096)
+    if is_safetensors(path):
+        return Content.SAFETENSORS
+    if _is_pickle(beginning) or (beginning.startswith(b"PK") and zipfile.is_zipfile(path)):
+        return Content.PICKLE
+    is_json = beginning.lstrip().startswith((b"{", b"[")) or path.suffix == ".json"
+    return Content.JSON if is_json else Content.OTHER
+
+
+def _is_pickle(beginning: bytes) -> bool:
+    # Protocols from 2 on announce themselves; older ones are text and found by reading them.
+    return beginning[:1] == b"\x80" and beginning[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+
+
+def _open(path: Path, base: Base | None) -> AdapterFile:
+    attempts: list[tuple[str | None, Path | None]] = [(None, None)]
+    if base is not None:
+        attempts.insert(0, (None, base.folder))
+    for component, folder in attempts:
+        try:
+            return open_adapter(path, component=component, base=folder)
+        except (ConfigError, ShapeError) as error:
+            last = error
+    problems = last.problems if isinstance(last, ConfigError) else ()
+    if any(problem.key == "component" and problem.got is None for problem in problems):
+        return open_adapter(path, component=_UNNAMED)
+    raise last
+
+
+def _object(path: Path) -> Mapping[str, Any] | None:
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            return None
+        parsed = json.loads(path.read_bytes().decode())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
