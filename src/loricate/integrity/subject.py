@@ -105,12 +105,12 @@ class Subject:
 
     @cached_property
     def features(self) -> Features | None:
-        """Spectral features of the updates, against the base where there is one.
+        """Spectral features of the updates, from their factors alone.
 
         Raises:
             NumericalError: The product of two factors overflows.
         """
-        return None if self.adapter is None else features(self.adapter.adapter, self.base)
+        return None if self.adapter is None else features(self.adapter.adapter)
 
     @cached_property
     def config(self) -> Mapping[str, Any] | None:
