@@ -1,0 +1,111 @@
+"""What the name of a tensor in an adapter file says: naming scheme, component, module, role."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+from loricate.adapters import sgm
+from loricate.adapters.formats._entries import role_of
+from loricate.adapters.formats._kohya_names import resolve, underscored
+from loricate.adapters.formats.diffusers import COMPONENTS
+from loricate.adapters.keys import COMFY_PREFIXES, KOHYA_PREFIXES
+from loricate.adapters.names import canonical
+from loricate.basics.errors import ConfigError
+
+__all__ = ["PEFT_PREFIX", "Place", "Scheme", "is_adapter", "kind_of_key", "place_of", "scheme_of"]
+
+Scheme: TypeAlias = Literal["peft", "kohya", "lycoris", "comfy", "diffusers", "lone"]
+"""How a file spells its modules; ``lone`` names say nothing of a component."""
+
+PEFT_PREFIX = "base_model.model."
+
+# Ends of names by what the tensor is; the module is what stands before.
+_KINDS = {
+    "replacement": r"set_weight|diff|diff_b|[wb]_norm|reshape_weight",
+    "loha": r"hada_(?:w[12]_[ab]|t[12])",
+    "lokr": r"lokr_(?:w[12](?:_[ab])?|t[12])",
+    "dora": r"dora_scale|lora_magnitude_vector(?:\.\w+)*",
+    "oft": r"(?:oft_(?:blocks|diag)|oft_R|rescale)(?:\.weight)?",
+    "glora": r"[ab][12]\.weight",
+    "ia3": r"on_input",
+    "bias": r"bias_(?:indices|values|size)|lora_(?:A|B|up|down)(?:\.\w+)?\.bias",
+    "embedding": r"lora_embedding_[AB](?:\.\w+)?",
+}
+_PATTERNS = {kind: re.compile(rf"(.+?)\.(?:{end})") for kind, end in _KINDS.items()}
+_BUNDLED = re.compile(r"bundle_emb\.[^.]+\..+")
+
+
+class Place(NamedTuple):
+    """Where a tensor belongs.
+
+    Args:
+        component: Part of the pipeline; empty where the name does not say it.
+        module: One spelling of the module whatever the scheme, with ``_`` for dots.
+        name: The module as the file spells it.
+        role: ``A``, ``B``, ``mid`` or ``alpha``.
+    """
+
+    component: str
+    module: str
+    name: str
+    role: str
+
+
+def kind_of_key(key: str) -> str | None:
+    """What a tensor is: ``lora``, another kind of update, ``bundled``, or ``None`` if unknown."""
+    if role_of(key) is not None:
+        return "lora"
+    if _BUNDLED.fullmatch(key):
+        return "bundled"
+    return next((kind for kind, pattern in _PATTERNS.items() if pattern.fullmatch(key)), None)
+
+
+def is_adapter(keys: Iterable[str]) -> bool:
+    """Whether some names are those of updates, and not of a model itself."""
+    return any(kind_of_key(key) not in (None, "glora", "ia3") for key in keys)
+
+
+def scheme_of(key: str) -> Scheme:
+    """Scheme of a name."""
+    if key.startswith(PEFT_PREFIX):
+        return "peft"
+    if key.startswith(tuple(KOHYA_PREFIXES)):
+        return "kohya"
+    if key.startswith("lycoris_"):
+        return "lycoris"
+    if key.startswith(tuple(COMFY_PREFIXES)):
+        return "comfy"
+    return "diffusers" if key.partition(".")[0] in COMPONENTS else "lone"
+
+
+def place_of(key: str) -> Place | None:
+    """Place of a tensor of a plain low-rank pair, or ``None`` for any other tensor."""
+    role = role_of(key)
+    if role is None:
+        return None
+    name = role[0]
+    scheme = scheme_of(key)
+    if scheme in ("kohya", "lycoris"):
+        component, module = _resolved(name)
+    elif scheme == "comfy":
+        prefix = next(filter(name.startswith, COMFY_PREFIXES))
+        component, module = COMFY_PREFIXES[prefix], name.removeprefix(prefix)
+    elif scheme == "diffusers":
+        component, _, module = name.partition(".")
+    else:
+        component, module = "", name.removeprefix(PEFT_PREFIX)
+    spelled = sgm.to_diffusers(component, module) or module
+    # Text towers without a component are known by their layers.
+    owner = component or ("text_encoder" if spelled.startswith("encoder.layers.") else "")
+    return Place(component, underscored(canonical(owner, spelled)), name, role[1])
+
+
+def _resolved(name: str) -> tuple[str, str]:
+    prefix = next(filter(name.startswith, KOHYA_PREFIXES), "")
+    component = KOHYA_PREFIXES.get(prefix, "")
+    try:
+        return component, resolve([name], Path(), component="model", base=None)[name].module
+    except ConfigError:
+        # Of a model whose modules are not known; only its own spelling is left.
+        return component, name.removeprefix(prefix)

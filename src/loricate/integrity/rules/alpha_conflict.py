@@ -1,0 +1,117 @@
+"""Places that state different scales."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import numpy as np
+
+from loricate.adapters.formats._entries import role_of
+from loricate.adapters.formats._peft_config import PEFTConfig, header_config
+from loricate.adapters.tensors import TensorFile
+from loricate.integrity._keys import PEFT_PREFIX, scheme_of
+from loricate.integrity._reading import tensors_of
+from loricate.integrity.finding import Finding, NotVerified, Severity
+from loricate.integrity.rule import Rule
+from loricate.integrity.subject import Content, Subject
+
+__all__ = ["AlphaConflict"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class AlphaConflict(Rule):
+    """Places that state the scale of one update and disagree.
+
+    Alpha may stand in a tensor beside the factors, in ``adapter_config.json``, in the header as
+    ``lora_adapter_metadata``, and as ``ss_network_alpha``. Loaders read one of them each, so that
+    a file can be harmless in one program and a thousand times as strong in another.
+
+    Severity: high where tensor, config and header disagree; low for ``ss_network_alpha``, which no
+    loader reads.
+
+    Cannot see which of the values was meant, nor conflicts in configs with regular expressions,
+    which are not run.
+
+    Args:
+        tolerance: Relative difference that rounding to half precision explains.
+    """
+
+    applies_to: ClassVar = frozenset({Content.SAFETENSORS})
+
+    tolerance: float = 2.0**-8
+
+    def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
+        """One finding for the worst module, one for the header of a trainer."""
+        file = tensors_of(subject)
+        conflicts = [
+            (max(scales.values()) - min(scales.values()), name, scales)
+            for name, scales in _scales(subject, file)
+            if not self._agree(scales)
+        ]
+        if conflicts:
+            _, name, scales = max(conflicts, key=lambda conflict: conflict[:2])
+            listed = ", ".join(f"{scale:g} in the {place}" for place, scale in scales.items())
+            yield self.finding(
+                subject,
+                Severity.HIGH,
+                f"the scale is {listed}; {len(conflicts)} modules have such a conflict",
+                advice="find out which one was trained with, and write it everywhere",
+                where=name,
+                n_modules=len(conflicts),
+                **scales,
+            )
+        for note in subject.adapter.notes if subject.adapter else ():
+            if "ss_network_alpha" in note:
+                yield self.finding(
+                    subject, Severity.LOW, note, advice="correct the header", where="header"
+                )
+
+    def _agree(self, scales: Mapping[str, float]) -> bool:
+        least, most = min(scales.values()), max(scales.values())
+        return math.isclose(least, most, rel_tol=self.tolerance)
+
+
+def _scales(subject: Subject, file: TensorFile) -> Iterator[tuple[str, dict[str, float]]]:
+    """Modules for which two places or more state a scale."""
+    config = subject.config
+    stated = None
+    if config is not None and config.get("peft_type") == "LORA":
+        stated = PEFTConfig.parse(config, subject.path)
+    headers: dict[str, PEFTConfig | None] = {}
+    for name, keys in _modules(file).items():
+        prefix = _prefix(name)
+        if prefix not in headers:
+            headers[prefix] = header_config(file, prefix)
+        module, rank = name.removeprefix(prefix), file.infos[keys["A"]].shape[0]
+        places = {"config": stated, "header": headers[prefix]}
+        scales = {
+            place: each.scale(module, rank) for place, each in places.items() if each is not None
+        }
+        if "alpha" in keys and (alpha := _number(file, keys["alpha"])):
+            scales["tensor"] = alpha / rank
+        if len(scales) > 1:
+            yield name, scales
+
+
+def _modules(file: TensorFile) -> dict[str, dict[str, str]]:
+    modules: dict[str, dict[str, str]] = {}
+    for key in file:
+        if (role := role_of(key)) is not None:
+            modules.setdefault(role[0], {})[role[1]] = key
+    return {name: keys for name, keys in modules.items() if file.infos.get(keys.get("A", ""))}
+
+
+def _prefix(name: str) -> str:
+    match scheme_of(name):
+        case "peft":
+            return PEFT_PREFIX
+        case "diffusers":
+            return name.partition(".")[0] + "."
+    return ""
+
+
+def _number(file: TensorFile, key: str) -> float:
+    values = np.ravel(file[key]).astype(np.float64)
+    return float(values[0]) if values.size == 1 and np.isfinite(values[0]) else 0.0

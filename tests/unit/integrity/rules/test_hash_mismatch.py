@@ -1,0 +1,57 @@
+"""Hashes that a file states."""
+
+import hashlib
+
+import pytest
+
+from loricate import models
+from loricate.adapters.adapter import Adapter, Target, Update
+from loricate.adapters.files import save_adapter
+from loricate.adapters.keys import BASE_DIGEST, HASH_KEY
+from loricate.adapters.weights import open_model
+from loricate.integrity._base_model import Base
+from loricate.integrity.digest import digest
+from loricate.integrity.finding import NotVerified, Severity
+from loricate.integrity.rules.hash_mismatch import HashMismatch
+from loricate.integrity.subject import Subject
+from loricate.lowrank.factors import LowRank
+
+BASE = models.path("emoji-sd")
+
+
+def data_hash(path):
+    data = path.read_bytes()
+    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+
+
+@pytest.mark.parametrize("key", [HASH_KEY, "modelspec.hash_sha256"])
+def test_a_stated_hash_is_recomputed(judged, pair, tmp_path, key):
+    tensors = pair("unet.mid_block.attentions.0.proj_in")
+    judged(HashMismatch(), tensors)
+    right = data_hash(tmp_path / "adapter.safetensors")
+    assert not judged(HashMismatch(), tensors, {key: right})
+    assert not judged(HashMismatch(), tensors, {key: f"0x{right.upper()}"})
+    (found,) = judged(HashMismatch(), tensors, {key: "0" * 64})
+    assert (found.severity, found.where) == (Severity.HIGH, key)
+    assert found.evidence == {"stated": "0" * 64, "actual": right}
+
+
+def test_kohyas_writer_states_the_right_one(tmp_path, rng):
+    target = Target("text_encoder", "text_model.encoder.layers.0.self_attn.q_proj")
+    factors = LowRank(rng.standard_normal((2, 192)), rng.standard_normal((192, 2)))
+    path = tmp_path / "a.safetensors"
+    save_adapter(Adapter({target: Update(factors)}), path, form="kohya")
+    assert HASH_KEY in Subject(path).tensors.metadata
+    assert not list(HashMismatch().check(Subject(path)))
+
+
+def test_the_base_has_to_be_the_one_that_is_named(judged, pair):
+    tensors = pair("unet.mid_block.attentions.0.proj_in")
+    right = digest(open_model(BASE)["unet"])
+    assert not judged(HashMismatch(), tensors, {BASE_DIGEST: right}, BASE)
+    (found,) = judged(HashMismatch(), tensors, {f"{BASE_DIGEST}.unet": "0" * 64}, BASE)
+    assert found.severity is Severity.HIGH
+    assert found.evidence["actual"] == right
+    (unknown,) = judged(HashMismatch(), tensors, {BASE_DIGEST: right})
+    assert isinstance(unknown, NotVerified)
+    assert isinstance(Base(BASE).digest("unet"), str)
