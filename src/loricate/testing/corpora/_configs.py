@@ -1,0 +1,133 @@
+"""Configs that change the base, run patterns, import code or replace whole layers."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from loricate.adapters.keys import COMPONENT_KEY
+from loricate.integrity.finding import Severity
+from loricate.testing.corpora._adapters import Plan, adapter_for, peft_folder
+from loricate.testing.corpora._case import Build, Case
+from loricate.testing.corpora._layers import embedded
+
+__all__ = ["CONFIGS"]
+
+_HIGH, _MEDIUM = Severity.HIGH, Severity.MEDIUM
+_CATASTROPHIC = "(a+)+$"
+
+
+def _peft(**changes: object) -> Build:
+    def build(folder: Path) -> Path:
+        adapter = adapter_for(embedded("unet", r"^mid_block.*attn2\.to_[qk]$"), Plan())
+        return peft_folder(folder, adapter, config=changes, metadata={COMPONENT_KEY: "unet"})
+
+    return build
+
+
+def _json(name: str, table: Mapping[str, object]) -> Build:
+    def build(folder: Path) -> Path:
+        (folder / name).write_text(json.dumps(table, indent=2), encoding="utf-8")
+        return folder / name
+
+    return build
+
+
+def _header_config(folder: Path) -> Path:
+    """The config in the header of the weights, where diffusers looks for it."""
+    adapter = adapter_for(embedded("unet", r"^mid_block.*attn2\.to_[qk]$"), Plan())
+    table = {"r": 4, "lora_alpha": 4, "rank_pattern": {_CATASTROPHIC: 4}}
+    keys = {f"base_model.model.{key}": value for key, value in table.items()}
+    metadata = {"lora_adapter_metadata": json.dumps(keys), COMPONENT_KEY: "unet"}
+    return peft_folder(folder, adapter, metadata=metadata)
+
+
+def _saved_modules(folder: Path) -> Path:
+    adapter = adapter_for(embedded("unet", r"^mid_block.*attn2\.to_[qk]$"), Plan())
+    extra = {"base_model.model.conv_out.weight": np.zeros((24, 64, 3, 3), np.float32)}
+    config = {"modules_to_save": ["conv_out"]}
+    return peft_folder(folder, adapter, config=config, metadata={COMPONENT_KEY: "unet"}, more=extra)
+
+
+def _case(name: str, build: Build, rule: str, severity: Severity) -> Case:
+    return Case(name=name, build=build, rules=(rule,), severity=severity)
+
+
+_INITS = ("pissa", "pissa_niter_4", "olora", "corda", "loftq")
+
+_PATTERNS: Mapping[str, Mapping[str, object]] = {
+    "catastrophic_target_modules": {"target_modules": _CATASTROPHIC},
+    "catastrophic_rank_pattern": {"rank_pattern": {_CATASTROPHIC: 4}},
+    "catastrophic_alpha_pattern": {"alpha_pattern": {r"(.*)*x": 400}},
+    "catastrophic_exclude_modules": {"exclude_modules": r"^(\w+\.?)+!$"},
+    "catastrophic_layers_pattern": {"layers_pattern": r"(x*)*y"},
+    "loose_alpha_pattern": {"alpha_pattern": {".*": 4000}},
+}
+
+_MAPPINGS: Mapping[str, Build] = {
+    "auto_mapping_of_a_foreign_library": _peft(
+        auto_mapping={"base_model_class": "Model", "parent_library": "a_module_nobody_knows"}
+    ),
+    "auto_mapping_of_os": _peft(
+        auto_mapping={"base_model_class": "system", "parent_library": "os"}
+    ),
+    "auto_mapping_of_a_look_alike": _peft(
+        auto_mapping={"base_model_class": "UNet", "parent_library": "diffusers_fast.models"}
+    ),
+    "auto_map_of_a_model": _json(
+        "config.json",
+        {"model_type": "clip", "auto_map": {"AutoModel": "modeling_clip.Model"}},
+    ),
+    "auto_map_of_another_repository": _json(
+        "config.json",
+        {"model_type": "x", "auto_map": {"AutoModel": "somebody/repository--modeling.Model"}},
+    ),
+    "auto_map_of_a_tokenizer": _json(
+        "tokenizer_config.json",
+        {"auto_map": {"AutoTokenizer": ["tokenization_clip.Tokenizer", None]}},
+    ),
+    "pipeline_class_of_a_file": _json(
+        "model_index.json", {"_class_name": ["my_pipeline", "Pipeline"], "vae": [None, None]}
+    ),
+    "component_of_a_foreign_library": _json(
+        "model_index.json",
+        {
+            "_class_name": "StableDiffusionPipeline",
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["a_module_nobody_knows", "AutoencoderKL"],
+        },
+    ),
+}
+
+CONFIGS = (
+    *(
+        _case(f"init_{init}", _peft(init_lora_weights=init), "base_mutating_init", _HIGH)
+        for init in _INITS
+    ),
+    _case(
+        "init_loftq_config",
+        _peft(init_lora_weights="loftq", loftq_config={"loftq_bits": 4}),
+        "base_mutating_init",
+        _HIGH,
+    ),
+    *(
+        _case(name, _peft(**changes), "regex_pattern", _MEDIUM)
+        for name, changes in _PATTERNS.items()
+    ),
+    _case("catastrophic_pattern_in_the_header", _header_config, "regex_pattern", _MEDIUM),
+    *(_case(name, build, "import_mapping", _HIGH) for name, build in _MAPPINGS.items()),
+    _case(
+        "modules_to_save_in_the_config",
+        _peft(modules_to_save=["conv_in", "conv_out"]),
+        "modules_to_save",
+        _MEDIUM,
+    ),
+    Case(
+        name="modules_to_save_with_weights",
+        build=_saved_modules,
+        rules=("modules_to_save", "full_replace"),
+        severity=_MEDIUM,
+    ),
+)
+"""Settings of PEFT, transformers and diffusers that reach beyond an update."""
