@@ -14,9 +14,9 @@ from loricate.integrity.finding import Finding, NotVerified, Severity
 from loricate.integrity.rule import Rule
 from loricate.integrity.subject import Content, Subject
 
-__all__ = ["Judged", "Outcome", "ScanReport", "all_rules", "scan"]
+__all__ = ["Judged", "ScanReport", "Verdict", "all_rules", "scan"]
 
-Outcome: TypeAlias = Literal["pass", "fail", "inconclusive"]
+Verdict: TypeAlias = Literal["pass", "fail", "inconclusive"]
 
 _BY_SCAN = "scan"
 
@@ -64,7 +64,7 @@ class ScanReport:
         """What could not be judged in all files."""
         return tuple(each for subject in self.subjects for each in subject.not_verified)
 
-    def outcome(self, fail_on: Severity = Severity.HIGH) -> Outcome:
+    def outcome(self, fail_on: Severity = Severity.HIGH) -> Verdict:
         """Verdict on all files together.
 
         Args:
