@@ -3,10 +3,10 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TypeVar, final
 
-from loricate import __version__
 from loricate.basics.errors import (
     HostileFileError,
     IntegrityError,
@@ -59,7 +59,7 @@ class Manifest:
     adapters: Mapping[str, str] = field(default_factory=dict)
     bases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     evidence: Mapping[str, str] = field(default_factory=dict)
-    loricate: str = __version__
+    loricate: str = field(default_factory=lambda: version("loricate"))
 
     def states_the_same(self, other: "Manifest") -> bool:
         """Whether another manifest says the same of the folder, whatever version wrote it."""
@@ -259,10 +259,11 @@ def _sorted(table: Mapping[str, V]) -> dict[str, V]:
 def _parsed(table: dict[str, Any]) -> Manifest:
     if table.get("format") != _FORMAT:
         raise ValueError(f"expected format {_FORMAT!r}, got {table.get('format')!r}")
-    version = _typed(table.get("version"), int)
-    if version > VERSION:
-        by = f"this version, which reads up to {VERSION}"
-        raise UnsupportedError(f"manifest version {version}", by=by, hint="upgrade loricate")
+    number = _typed(table.get("version"), int)
+    if number != VERSION:
+        hint = "upgrade loricate" if number > VERSION else "write it anew"
+        by = f"this version, which reads {VERSION}"
+        raise UnsupportedError(f"manifest version {number}", by=by, hint=hint)
     return Manifest(
         files=_mapped(table.get("files"), _file_entry),
         adapters=_mapped(table.get("adapters"), _text),
