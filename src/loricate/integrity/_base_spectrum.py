@@ -1,24 +1,33 @@
 """Updates against the weights they are added to."""
 
+import math
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from loricate.adapters.adapter import Update
 from loricate.basics.arrays import Array, tolerance
 from loricate.lowrank.factors import LowRank
 from loricate.lowrank.sketch import randomized_svd
 from loricate.lowrank.svd import SVD, full_svd
 
-__all__ = ["BaseWeights", "Comparison", "compared", "matrix_of"]
+__all__ = [
+    "BaseWeights",
+    "Comparison",
+    "as_matrix",
+    "compared",
+    "frobenius_norm",
+    "spectral_norm",
+]
 
 # Up to this many rows or columns a full decomposition takes less than 0.1 s.
 _SMALL = 384
 # Leading vectors of a larger weight that others are compared with.
 _WIDTH = 64
 _LEADING = 10
+# Entries that are widened at a time, so that they fit into the cache.
+_CHUNK = 1 << 18
 
 
 class BaseWeights(Protocol):
@@ -45,13 +54,23 @@ class Comparison(NamedTuple):
     overlap: float
 
 
-def matrix_of(weight: Array, update: Update) -> Float[np.ndarray, "d_out d_in"] | None:
-    """The weight as a matrix in float32, or ``None`` where the update does not fit it."""
-    d_out = weight.shape[0] if weight.ndim else 0
-    if weight.size != d_out * update.factors.shape[1] or d_out != update.factors.shape[0]:
-        return None
-    matrix: NDArray[np.float32] = np.asarray(weight).reshape(d_out, -1).astype(np.float32)
+def as_matrix(weight: Array) -> Float[np.ndarray, "d_out d_in"]:
+    """A weight in float32, kernels flattened behind their first axis."""
+    matrix: NDArray[np.float32] = np.asarray(weight).reshape(len(weight), -1).astype(np.float32)
     return matrix
+
+
+def frobenius_norm(weight: Array) -> float:
+    """Root of the sum of squared entries of a weight of any shape and dtype."""
+    flat = np.asarray(weight).reshape(-1)
+    pieces = (flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK))
+    wide = (piece.astype(np.float32, copy=False) for piece in pieces)
+    return math.sqrt(sum(float(piece @ piece) for piece in wide))
+
+
+def spectral_norm(weight: Float[np.ndarray, "d_out d_in"]) -> float:
+    """Largest singular value; of a large weight as a sketch sees it, a little below."""
+    return float(_leading(weight, 4).s[0])
 
 
 def compared(

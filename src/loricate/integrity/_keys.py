@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -52,6 +53,7 @@ class Place(NamedTuple):
     role: str
 
 
+@lru_cache(1 << 14)
 def kind_of_key(key: str) -> str | None:
     """What a tensor is: ``lora``, another kind of update, ``bundled``, or ``None`` if unknown."""
     if role_of(key) is not None:

@@ -1,13 +1,18 @@
 """What rules read of a file; what cannot be read is raised, and thereby not verified."""
 
-from loricate.adapters.adapter import Adapter
+from collections.abc import Collection
+
+from loricate.adapters.adapter import Adapter, Target
+from loricate.adapters.slots import without_ones
 from loricate.adapters.tensors import TensorFile
+from loricate.adapters.weights import StoredArray
 from loricate.basics.errors import UnsupportedError
+from loricate.integrity._base_model import Base
 from loricate.integrity._keys import is_adapter
 from loricate.integrity.features import Features
 from loricate.integrity.subject import Subject
 
-__all__ = ["adapter_of", "features_of", "tensors_of"]
+__all__ = ["adapter_of", "features_of", "fits", "owner_of", "tensors_of", "weights_of"]
 
 
 def tensors_of(subject: Subject) -> TensorFile:
@@ -41,6 +46,43 @@ def features_of(subject: Subject) -> Features | None:
         LoricateError: Why an adapter cannot be read.
     """
     return None if adapter_of(subject) is None else subject.features
+
+
+def weights_of(adapter: Adapter, base: Base) -> dict[Target, StoredArray]:
+    """Weights of the base that the updates fit, read when they are looked at.
+
+    Args:
+        adapter: Updates, of a component that the base calls by another name or does not name.
+        base: The base.
+    """
+    owners = {
+        component: owner_of(component, adapter.modules(component), base)
+        for component in adapter.components
+    }
+    found = {}
+    for target, update in adapter.items():
+        weight = base.weight(owners[target.component], target.module)
+        if weight is not None and weight.size > 0 and fits(weight.shape, update.weight_shape):
+            found[target] = weight
+    return found
+
+
+def owner_of(component: str, modules: Collection[str], base: Base) -> str:
+    """What the base calls a component: the part that has most of its modules, if none is named so.
+
+    Args:
+        component: What the adapter calls it.
+        modules: Canonical names of modules in it.
+        base: The base.
+    """
+    if component in base.components or not base.components:
+        return component
+    return max(base.components, key=lambda part: len({*modules}.intersection(base.modules(part))))
+
+
+def fits(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether two shapes are those of one weight; a 1x1 convolution may be linear elsewhere."""
+    return without_ones(shape) == without_ones(other)
 
 
 def _unread(what: str) -> UnsupportedError:

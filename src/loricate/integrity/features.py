@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from loricate.adapters.adapter import Adapter, Target, Update
-from loricate.integrity._base_spectrum import BaseWeights, compared, matrix_of
+from loricate.integrity._base_spectrum import BaseWeights, as_matrix, compared
 from loricate.lowrank.factors import LowRank
 from loricate.lowrank.gram import singular_values
 from loricate.lowrank.spectrum import effective_rank, stable_rank
@@ -123,8 +123,11 @@ def _against(
     row: tuple[float, ...], target: Target, update: Update, base: BaseWeights
 ) -> tuple[float, ...]:
     weight = base.weight(*target)
-    matrix = None if weight is None else matrix_of(weight, update)
-    if matrix is None or not np.isfinite(matrix).all():
+    d_out, d_in = update.factors.shape
+    if weight is None or weight.ndim == 0 or (len(weight), weight.size) != (d_out, d_out * d_in):
+        return (math.nan,) * len(BASE_FEATURES)
+    matrix = as_matrix(weight)
+    if not np.isfinite(matrix).all():
         return (math.nan,) * len(BASE_FEATURES)
     frobenius, spectral = row[:2]
     size = float(np.linalg.norm(matrix))
