@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from loricate.integrity.manifest import read_manifest
+from loricate.basics.errors import HostileFileError, UnsupportedError
+from loricate.integrity.manifest import MANIFEST, Manifest, read_manifest
 from loricate.integrity.verification import (
     Claim,
     Verification,
@@ -32,16 +33,24 @@ def verify(folder: Path, *, key: Path | None = None, base: Path | None = None) -
         PrerequisiteError: The extra ``sign``, the key or the base is missing, or a file cannot be
             read.
         ConfigError: The key is of another kind.
-        HostileFileError: A link leads to a folder or nowhere, or the manifest is none.
-        UnsupportedError: The manifest is of a newer version.
+        HostileFileError: A link leads to a folder or nowhere.
     """
-    stated = read_manifest(folder)
+    stated, refusal = _stated(folder)
     found = survey(folder, strict=False)
     claims = [
         *signature_claims(folder, found.files, key),
-        *file_claims(stated, found.listed, found.contents),
+        *(refusal or file_claims(stated, found.listed, found.contents)),
         *evidence_claims(found.contents, found.files),
         *base_claims(found.contents, stated, base),
         *merge_claims(found.contents, found.files, base),
     ]
     return Verification(folder=folder, claims=tuple(claims))
+
+
+def _stated(folder: Path) -> tuple[Manifest | None, list[Claim]]:
+    """The manifest, or the claim that it is none; whether it was signed is asked all the same."""
+    try:
+        return read_manifest(folder), []
+    except (HostileFileError, UnsupportedError) as error:
+        passed = False if isinstance(error, HostileFileError) else None
+        return None, [Claim(name="files", path=MANIFEST, passed=passed, message=str(error))]
