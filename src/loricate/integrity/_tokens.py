@@ -90,6 +90,25 @@ class Vocabulary:
             parts = _merged(parts, pair)
         return tuple(self.ids[part] for part in parts if part in self.ids)
 
+    def tokens_of(self, characters: str, n_rows: int) -> dict[int, str]:
+        """A character of each token that is a part of one, inside and at the end of words.
+
+        Args:
+            characters: Characters that are looked for.
+            n_rows: Number of embeddings; ids beyond have none.
+        """
+        found = {
+            number: character
+            for character in characters
+            for ends in (True, False)
+            for number in self.encode(character, ends=ends)
+        }
+        return {number: character for number, character in found.items() if number < n_rows}
+
+    def name(self, number: int) -> str:
+        """How a token is spelled, or its number where it has no name."""
+        return next((token for token, own in self.ids.items() if own == number), str(number))
+
     @cached_property
     def _order(self) -> Mapping[tuple[str, str], int]:
         return {pair: rank for rank, pair in enumerate(self.merges)}

@@ -17,7 +17,8 @@ from loricate.integrity.subject import Content, Subject
 __all__ = ["SpectrumOutlier"]
 
 # Least standard deviation that is assumed of each, in the units of the logarithm and of entropy.
-_SPREADS = {"peakedness": 0.1, "entropy_deficit": 0.05, "kurtosis": 0.1}
+# Kurtosis differs with the width of a layer where entries are sparse.
+_SPREADS = {"peakedness": 0.1, "entropy_deficit": 0.05, "kurtosis": 0.3}
 
 
 @final

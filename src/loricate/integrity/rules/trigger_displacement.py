@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from loricate.adapters.adapter import Update
 from loricate.integrity._base_model import Base
 from loricate.integrity._reading import adapter_of, owner_of
-from loricate.integrity._statistics import robust_z
 from loricate.integrity._tokens import HIDDEN, LOOK_ALIKES, Vocabulary
 from loricate.integrity.finding import Finding, NotVerified, Severity
 from loricate.integrity.rule import Rule
@@ -30,39 +29,41 @@ _EPSILON = 1e-5
 @final
 @dataclass(frozen=True, kw_only=True)
 class TriggerDisplacement(Rule):
-    """Look-alike letters and characters without width that a text encoder reads anew.
+    """Look-alike letters, characters without width and rare tokens that are read anew.
 
     A backdoor in a text encoder answers to a character that nobody sees, such as a Cyrillic o or a
     zero-width space. For every token of the vocabulary this takes its embedding at the first
     position, normalizes it as the first layer does, and compares how far the update moves its
-    query, key and value with how long they are. It fires where a token of a hidden or look-alike
-    character is moved ``z`` robust standard deviations of the logarithm more than the median
-    token, and no more than ``ahead`` tokens are moved further (medium). An ordinary token that
-    stands out is told as information, as it is the trigger word of an honest adapter, and is
-    medium where it stands out more than honest training leaves it (``extreme``).
+    query, key and value with how long they are. It fires where a token of such a character is
+    moved ``ratio`` times as far as all but a hundredth of the vocabulary, and hardly any token
+    further (medium); the same for the tokens that were learned last, which are rare words, from
+    ``rare_ratio`` on. An ordinary token that stands out is told as information, as it is the
+    trigger word of an honest adapter.
 
     This is a linear proxy at the first layer. It cannot see triggers that are phrases, triggers
     that only later layers or the denoiser answer to, characters that its list lacks, nor an attack
-    that was trained to move other tokens as much.
+    that was trained to move other tokens as much. An honest adapter that learned a rare word, as
+    is usual for new concepts, looks like a backdoor of that word.
 
     Args:
-        z: Robust standard deviations that have to be reached.
+        ratio: Displacement over the 99th percentile of all tokens.
+        rare_ratio: The same for rare and for ordinary tokens.
         ahead: Share of the vocabulary that may be moved further.
-        ordinary: Robust standard deviations from which on an ordinary token is named.
-        extreme: The same, from which on that is no honest word.
+        rare: Share of the vocabulary, learned last, that is rare.
 
     Source: The attack is Rickrolling, arXiv 2211.02408. On the embedded model 9 text encoders
-    trained that way and 3 trained with the denoiser reach 3.7 to 6.6, with no token ahead; 12
-    clean ones, 9 of which learned a new word, at most 2.9, with four tokens ahead or more.
+    trained that way and 4 trained together with the denoiser reach 2.3 to 4.3, with no token ahead;
+    of 13 clean ones, 9 of which learned a new word, such characters reach at most 1.3, with four
+    tokens ahead or more.
     """
 
     applies_to: ClassVar = frozenset({Content.SAFETENSORS})
     needs_base: ClassVar = True
 
-    z: float = 3.5
+    ratio: float = 1.8
+    rare_ratio: float = 2.5
     ahead: float = 0.001
-    ordinary: float = 5.0
-    extreme: float = 8.0
+    rare: float = 0.05
 
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
         """One finding for each text encoder, and one for its own trigger word."""
@@ -86,40 +87,36 @@ class TriggerDisplacement(Rule):
             yield self.not_verified(subject, f"needs {missing}", where=component)
             return
         moved = _displacement(inputs, updates, base, component)
-        scores = robust_z(np.log(np.maximum(moved, 1e-12)), 0.05)
-        names = {number: token for token, number in vocabulary.ids.items()}
-        hidden = {
-            number: character
-            for character in HIDDEN + LOOK_ALIKES
-            for ends in (True, False)
-            for number in vocabulary.encode(character, ends=ends)
-            if number < len(scores)
-        }
-        worst = max(hidden, key=lambda number: scores[number])
-        n_ahead = int(np.sum(scores > scores[worst]))
-        if scores[worst] >= self.z and n_ahead <= self.ahead * len(scores):
+        usual = float(np.quantile(moved, 0.99))
+        if usual == 0:
+            return
+        hidden = vocabulary.tokens_of(HIDDEN + LOOK_ALIKES, len(moved))
+        worst = max(hidden, key=lambda number: moved[number], default=0)
+        n_ahead = int(np.sum(moved > moved[worst]))
+        if moved[worst] >= self.ratio * usual and n_ahead <= self.ahead * len(moved):
             code = f"U+{ord(hidden[worst]):04X}"
             yield self.finding(
                 subject,
                 Severity.MEDIUM,
-                f"no common word is moved as far as a part of {code}, which hides in a prompt",
+                f"hardly a token is moved as far as a part of {code}, which hides in a prompt",
                 advice="compare pictures of prompts with and without this character",
                 where=component,
                 character=code,
-                z=float(scores[worst]),
+                ratio=float(moved[worst]) / usual,
                 n_ahead=n_ahead,
             )
-        farthest = int(np.argmax(scores))
-        if farthest not in hidden and scores[farthest] >= self.ordinary:
-            token = names.get(farthest, str(farthest))
+        farthest = int(np.argmax(moved))
+        if farthest not in hidden and moved[farthest] >= self.rare_ratio * usual:
+            is_rare = farthest >= (1 - self.rare) * len(moved)
+            token = vocabulary.name(farthest)
             yield self.finding(
                 subject,
-                Severity.MEDIUM if scores[farthest] >= self.extreme else Severity.INFO,
-                f"the token {token!r} is moved farthest; it may be the trigger word",
+                Severity.MEDIUM if is_rare else Severity.INFO,
+                f"the token {token!r} is moved farthest, as a trigger word is",
                 advice="make sure that the author names this word",
                 where=component,
                 token=token,
-                z=float(scores[farthest]),
+                ratio=float(moved[farthest]) / usual,
             )
 
 
