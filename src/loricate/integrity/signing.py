@@ -106,9 +106,9 @@ def verify_files(folder: Path, digests: Mapping[str, str], key: Path) -> None:
     config = verifying.Config().use_elliptic_key_verifier(public_key=key)
     stated = _statement(folder / SIGNATURE)
     known = _Known(folder.resolve().name, digests)
-    if stated.is_plain:
-        config.set_hashing_config(known)
     try:
+        if stated.options:  # which bundles of before 1.0 lack
+            config.set_hashing_config(known if stated.files is not None else _hashing(stated))
         # It prints warnings where results belong.
         with contextlib.redirect_stdout(sys.stderr):
             config.verify(folder, folder / SIGNATURE)
@@ -169,17 +169,15 @@ class _Statement:
     """What a bundle says, before anybody has checked who says it.
 
     Args:
-        files: Digest of every file, where there are such.
+        options: How files were hashed.
+        files: SHA-256 of every file; ``None`` where they were hashed otherwise, which is then
+            left to the package.
         hint: Digest of the key.
     """
 
+    options: Mapping[str, Any]
     files: Mapping[str, str] | None
     hint: str | None
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it states SHA-256 of whole files; others are hashed by the package."""
-        return self.files is not None
 
 
 def _statement(path: Path) -> _Statement:
@@ -193,7 +191,8 @@ def _statement(path: Path) -> _Statement:
         options, listed = predicate.get("serialization", {}), predicate.get("resources", [])
         is_plain = options.get("method") == "files" and options.get("hash_type") == "sha256"
         files = {str(each["name"]): str(each["digest"]) for each in listed}
-        return _Statement(files if is_plain else None, None if hint is None else str(hint))
+        hint = None if hint is None else str(hint)
+        return _Statement(dict(options), files if is_plain else None, hint)
     except FileNotFoundError:
         raise IntegrityError(
             "the signature, of which there is none,", entries=[SIGNATURE]
@@ -206,6 +205,17 @@ def _statement(path: Path) -> _Statement:
         raise IntegrityError(what, entries=[SIGNATURE]) from error
 
 
+def _hashing(stated: _Statement) -> Any:
+    """Their hashing, set up as a bundle says; their own guess of it, in 1.1.1, fails for these."""
+    config = _module("model_signing").hashing.Config()
+    config.set_ignored_paths(paths=[SIGNATURE, *IGNORED]).set_allow_symlinks(True)
+    algorithm = {"blake2b": "blake2"}.get(stated.options["hash_type"], stated.options["hash_type"])
+    if stated.options["method"] == "shards":
+        size = int(stated.options["shard_size"])
+        return config.use_shard_serialization(hashing_algorithm=algorithm, shard_size=size)
+    return config.use_file_serialization(hashing_algorithm=algorithm)
+
+
 def _mismatch(error: Exception, stated: _Statement, known: _Known) -> IntegrityError:
     if known.is_asked and stated.files is not None:
         # The signature itself is good: the package asks for files after it has checked that.
@@ -213,7 +223,7 @@ def _mismatch(error: Exception, stated: _Statement, known: _Known) -> IntegrityE
         names = found.keys() | files.keys()
         differing = sorted(name for name in names if found.get(name) != files.get(name))
         return IntegrityError("what was signed", entries=differing or [SIGNATURE])
-    if not stated.is_plain and str(error).startswith("Signature mismatch"):
+    if stated.files is None and str(error).startswith("Signature mismatch"):
         return IntegrityError(f"what was signed ({error})", entries=[SIGNATURE])
     is_other = str(error).startswith("Key mismatch")
     why = "is of another key" if is_other else "is not of this key or was altered"
