@@ -2,6 +2,7 @@
 
 PYTHON  ?= python3
 WORKERS ?= 2
+INPUTS  ?= 100000
 OUT     ?= runs/harden
 ARGS    ?=
 
@@ -13,7 +14,7 @@ DEV  := $(VENV)/.installed-dev
 CODE := src tests $(wildcard embedded examples benchmarks)
 DEFAULT_TESTS := not gpu and not network and not browser and not slow
 
-.PHONY: help harden test lint types contracts unit fast slow coverage format docs wheel clean
+.PHONY: help harden test lint types contracts unit fast slow fuzz coverage format docs wheel clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -43,6 +44,9 @@ fast: $(DEV)  ## unit tests and laws only
 
 slow: $(DEV)  ## the tests that need patience
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow $(ARGS)
+
+fuzz: $(DEV)  ## mutated files for every reader: INPUTS=100000, seeds and findings in build/fuzz
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --inputs $(INPUTS) $(ARGS)
 
 coverage: $(DEV)  ## tests with the lines they miss
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m "$(DEFAULT_TESTS)" --cov --cov-report=term $(ARGS)

@@ -28,6 +28,10 @@ MAX_HEADER_BYTES = 100_000_000
 
 MAX_TENSORS = 1_000_000
 
+# What numpy can hold: axes, and bytes of an array whose empty axes are left out.
+_MAX_AXES = 64
+_MAX_BYTES = 2**63 - 1
+
 # A mapping costs more than to read this much.
 _PAGE = 4096
 
@@ -210,6 +214,8 @@ def _info(name: str, entry: Any, data_start: int, path: Path) -> TensorInfo:
         raise HostileFileError(path, reason=f"malformed entry {name!r}")
     if code not in _DTYPES:
         raise UnsupportedError(f"dtype {code!r} of tensor {name!r}", by="this reader")
+    if len(shape) > _MAX_AXES or math.prod(n or 1 for n in shape) > _MAX_BYTES // 8:
+        raise HostileFileError(path, reason=f"tensor {name!r} has a shape that no array has")
     info = TensorInfo(_DTYPES[code], tuple(shape), data_start + begin, end - begin)
     if info.size_bytes != math.prod(shape) * info.dtype.itemsize:
         raise HostileFileError(

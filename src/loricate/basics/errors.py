@@ -24,6 +24,9 @@ __all__ = [
     "nearest",
 ]
 
+_ALIKE = 0.6
+"""Least ratio of two words that are close, as in ``difflib.get_close_matches``."""
+
 _EXTRA_OF = {
     "accelerate": "sd",
     "diffusers": "sd",
@@ -233,8 +236,20 @@ class HostileFileError(LoricateError):
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate most alike to a word, or ``None`` when none is close."""
     plain = {candidate.lower(): candidate for candidate in candidates}
-    close = difflib.get_close_matches(word.lower().replace("-", "_"), plain, n=1)
-    return plain[close[0]] if close else None
+    matcher = difflib.SequenceMatcher(b=word.lower().replace("-", "_"))
+    bounds = []
+    for each in plain:
+        matcher.set_seq1(each)
+        if matcher.real_quick_ratio() >= _ALIKE:
+            bounds.append((matcher.quick_ratio(), each))
+    best = (_ALIKE, "")
+    # Most promising first: of thousands of candidates only a few are compared letter by letter.
+    for bound, each in sorted(bounds, reverse=True):
+        if bound < best[0]:
+            break
+        matcher.set_seq1(each)
+        best = max(best, (matcher.ratio(), each))
+    return plain.get(best[1])
 
 
 def _tail(hint: str | None) -> str:

@@ -82,6 +82,8 @@ HOSTILE = {
     "negative side": {"a": entry(shape=[-1, -1])},
     "truth as a side": {"a": entry(shape=[True])},
     "shape too large": {"a": entry(shape=[2])},
+    "axes beyond any array": {"a": entry(shape=[1] * 65)},
+    "sides beyond any array": {"a": entry(shape=[0, 2**62], data_offsets=[0, 0])},
     "beyond the file": {"a": entry(shape=[2], data_offsets=[0, 8])},
     "backwards": {"a": entry(data_offsets=[4, 0])},
     "gap": {"a": entry(data_offsets=[1, 5])},

@@ -1,3 +1,4 @@
+import difflib
 import pickle
 
 import pytest
@@ -81,3 +82,15 @@ def test_a_failed_import_names_the_extra_that_mends_it(module: str, extra: str |
 )
 def test_nearest_finds_slips_and_nothing_far(word: str, expected: str | None) -> None:
     assert nearest(word, ["steps", "step_size", "pgd"]) == expected
+
+
+def test_nearest_is_that_of_difflib_among_many(rng) -> None:
+    names = [
+        f"down_blocks_{i}_attentions_{j}_to_{k}" for i in range(9) for j in range(9) for k in "qkv"
+    ]
+    words = [
+        "".join(rng.permutation(list(name))[:20]) + name[n:] for n, name in enumerate(names[:40])
+    ]
+    for word in [*words, "down_blocks_3_attentions_4_to_x", "x", ""]:
+        close = difflib.get_close_matches(word, names, n=1)
+        assert nearest(word, names) == (close[0] if close else None)
