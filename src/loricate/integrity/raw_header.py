@@ -15,6 +15,8 @@ from loricate.adapters.tensors import MAX_HEADER_BYTES
 
 __all__ = ["METADATA", "Pairs", "RawHeader", "is_safetensors", "read_header"]
 
+_SUFFIX = ".safetensors"
+
 METADATA = "__metadata__"
 """Name of the entry that is no tensor."""
 
@@ -22,6 +24,8 @@ _WHITESPACE = b" \t\n\r"
 _BLANKS = rb"[ \t\n\r]+"
 _STRING_OR_BLANKS = re.compile(rb'"(?:[^"\\]|\\.)*"|' + _BLANKS, re.DOTALL)
 _PEEK = 1 << 16
+# Eight letters of text in front of a brace are larger.
+_NO_LENGTH = 1 << 48
 
 
 class Pairs(tuple[tuple[str, Any], ...]):
@@ -86,7 +90,9 @@ class RawHeader:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file begins with a length that fits and an opening brace, whatever its name.
+    """Whether a file begins with a length and an opening brace, whatever its name.
+
+    Under the name of one, a length that fits is enough: then a loader would read on.
 
     Raises:
         OSError: The file cannot be read.
@@ -94,9 +100,10 @@ def is_safetensors(path: Path) -> bool:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        beginning = file.read(min(_PEEK, length)).lstrip(_WHITESPACE)
-    # Only the first brace counts: a file that states more header than it has was cut off.
-    return size > 8 and beginning.startswith(b"{") and (length <= size - 8 or length < 1 << 40)
+        beginning = file.read(_PEEK).lstrip(_WHITESPACE)
+    # Only the first brace counts: a length that does not fit is one more thing that is wrong.
+    is_header = length < _NO_LENGTH and beginning.startswith(b"{")
+    return size > 8 and (is_header or (path.suffix == _SUFFIX and length <= size - 8))
 
 
 def read_header(path: Path) -> RawHeader:

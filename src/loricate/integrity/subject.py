@@ -184,9 +184,9 @@ def _content(path: Path) -> Content:
         beginning = file.read(4096)
     if is_safetensors(path):
         return Content.SAFETENSORS
-    if _is_pickle(beginning) or (beginning.startswith(b"PK") and zipfile.is_zipfile(path)):
+    if _is_pickle(beginning) or zipfile.is_zipfile(path):
         return Content.PICKLE
-    is_json = beginning.lstrip().startswith((b"{", b"[")) or path.suffix == ".json"
+    is_json = beginning.lstrip().startswith((b"{", b"["))
     return Content.JSON if is_json else Content.OTHER
 
 

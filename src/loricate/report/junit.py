@@ -3,27 +3,25 @@
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from loricate.integrity.finding import Severity
 from loricate.report.outcomes import Outcome, printable
 
 __all__ = ["junit"]
 
 
-def junit(outcomes: Sequence[Outcome], *, suite: str, fail_on: Severity = Severity.INFO) -> str:
+def junit(outcomes: Sequence[Outcome], *, suite: str) -> str:
     """One test case for every outcome.
 
-    A check that does not hold is a failure, or printed text where it is less grave than
-    ``fail_on``; one that could not be made is skipped.
+    A check that does not hold is a failure, one that could not be made is skipped, and what a
+    check that holds has to say is printed text.
 
     Args:
         outcomes: What checks came to.
         suite: Name of the suite, such as ``loricate scan``.
-        fail_on: The least level that fails.
 
     Returns:
         A document.
     """
-    cases = [_case(each, fail_on) for each in outcomes]
+    cases = [_case(each) for each in outcomes]
     counts = {
         "tests": str(len(cases)),
         "failures": str(sum(case.find("failure") is not None for case in cases)),
@@ -33,18 +31,18 @@ def junit(outcomes: Sequence[Outcome], *, suite: str, fail_on: Severity = Severi
     root = ElementTree.Element("testsuites", counts)
     ElementTree.SubElement(root, "testsuite", {"name": suite, **counts}).extend(cases)
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=False) + "\n"
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _case(outcome: Outcome, fail_on: Severity) -> ElementTree.Element:
+def _case(outcome: Outcome) -> ElementTree.Element:
     place = f" [{outcome.where}]" if outcome.where else ""
     name = printable(f"{outcome.rule}{place}")
     case = ElementTree.Element("testcase", {"classname": printable(outcome.path), "name": name})
     message = printable(outcome.message)
     if outcome.passed is None:
         ElementTree.SubElement(case, "skipped", {"message": f"not verified: {message}"})
-    elif not outcome.passed and outcome.level.level >= fail_on.level:
-        ElementTree.SubElement(case, "failure", {"message": message, "type": str(outcome.level)})
     elif not outcome.passed:
-        ElementTree.SubElement(case, "system-out").text = f"{outcome.level}: {message}"
+        ElementTree.SubElement(case, "failure", {"message": message, "type": str(outcome.level)})
+    elif message:
+        ElementTree.SubElement(case, "system-out").text = message
     return case

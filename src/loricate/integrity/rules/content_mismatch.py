@@ -1,0 +1,81 @@
+"""Files whose name says one thing and whose bytes another."""
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from loricate.integrity.finding import Finding, NotVerified, Severity
+from loricate.integrity.rule import Rule
+from loricate.integrity.subject import Content, Subject
+
+__all__ = ["ContentMismatch"]
+
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+# Nobody expects code in these.
+_HARMLESS = (
+    *(".safetensors", ".json", ".txt", ".md", ".yaml", ".yml", ".toml", ".csv", ".html"),
+    *(".png", ".jpg", ".jpeg", ".webp", ".gif"),
+)
+_KINDS = {
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"version https://git-lfs": "a pointer of Git LFS, whose file was not fetched",
+    b"\x7felf": "a program",
+    b"mz": "a program",
+    b"#!": "a script",
+    b"{": "JSON",
+}
+_LONGEST = max(map(len, _KINDS))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ContentMismatch(Rule):
+    """A file that is not what its extension says.
+
+    Fires on pickles under names of harmless files and on safetensors files that are zip archives
+    as well (high), on ``.safetensors`` and ``.json`` files that hold something else (medium), and
+    on safetensors files under other names (low). Loaders choose by name, by content, or by trying,
+    so such a file is one thing to a scanner and another to a loader.
+
+    Cannot see a second meaning that no signature gives away.
+    """
+
+    applies_to: ClassVar[frozenset[Content]] = frozenset(Content) - {Content.FOLDER}
+
+    def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
+        """At most one finding."""
+        mismatch = _mismatch(subject)
+        if mismatch is not None:
+            severity, message = mismatch
+            yield self.finding(
+                subject,
+                severity,
+                message,
+                advice="fetch the file again from its author; do not rename it and load it",
+                content=str(subject.content),
+            )
+
+
+def _mismatch(subject: Subject) -> tuple[Severity, str] | None:
+    suffix = subject.path.suffix.lower()
+    match subject.content:
+        case Content.SAFETENSORS if zipfile.is_zipfile(subject.path):
+            return Severity.HIGH, "the file is a safetensors file and a zip archive at once"
+        case Content.SAFETENSORS if suffix in (*_PICKLES, *_HARMLESS) and suffix != ".safetensors":
+            return Severity.LOW, f"a safetensors file is named {suffix!r}"
+        case Content.PICKLE if suffix in _HARMLESS:
+            return Severity.HIGH, f"a pickle or zip archive is named {suffix!r}"
+        case Content.OTHER | Content.JSON if suffix == ".safetensors":
+            return Severity.MEDIUM, f"{_kind(subject)} is named '.safetensors'"
+        case Content.OTHER if suffix == ".json":
+            return Severity.MEDIUM, f"{_kind(subject)} is named '.json'"
+    return None
+
+
+def _kind(subject: Subject) -> str:
+    with subject.path.open("rb") as file:
+        beginning = file.read(_LONGEST).lower()
+    known = (kind for magic, kind in _KINDS.items() if beginning.startswith(magic))
+    return next(known, "something of another format")
