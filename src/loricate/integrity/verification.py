@@ -365,7 +365,6 @@ def _judged(path: str, checks: Sequence[TensorCheck], *, is_stated: bool) -> Ite
 def _praise(checks: Sequence[TensorCheck]) -> str:
     counts = Counter((each.is_updated, each.is_exact) for each in checks)
     n_exact, n_rounded = counts[True, True], counts[True, False] + counts[False, False]
-    message = (
-        f"{n_exact} tensors are base plus update bit for bit, {counts[False, True]} the base's"
-    )
-    return message + (f", {n_rounded} within rounding" if n_rounded else "")
+    rounded = f", {n_rounded} within rounding" if n_rounded else ""
+    unchanged = f"{counts[False, True]} are as in the base"
+    return f"{n_exact} tensors are base plus update bit for bit{rounded}, {unchanged}"
