@@ -26,6 +26,9 @@ class Rule(ABC):
     needs_base: ClassVar[bool] = False
     """Whether there is nothing to check without a base."""
 
+    looks_inside: ClassVar[bool] = True
+    """Whether a file that passes was judged; a look at its name is no judgement."""
+
     @abstractmethod
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
         """What is found in a file; nothing where all of it was judged and is in order."""

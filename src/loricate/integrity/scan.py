@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, final
 from loricate.basics import registry
 from loricate.basics.errors import LoricateError
 from loricate.integrity._base_model import Base
+from loricate.integrity._keys import is_adapter
 from loricate.integrity._walk import files_of
 from loricate.integrity.finding import Finding, NotVerified, Severity
 from loricate.integrity.rule import Rule
@@ -32,7 +33,7 @@ class Judged:
         sha256: Digest of its bytes, or ``None`` where it could not be read.
         findings: What was found, the most severe first.
         not_verified: What could not be judged.
-        passed: Keys of the rules that judged all of it and found nothing.
+        passed: Keys of the rules that looked at all of it and found nothing.
     """
 
     path: str
@@ -41,6 +42,11 @@ class Judged:
     findings: tuple[Finding, ...]
     not_verified: tuple[NotVerified, ...]
     passed: tuple[str, ...]
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether anything can be said of the file; that it is no pickle is not enough."""
+        return bool(self.findings or (self.passed and self.content is not Content.OTHER))
 
 
 @final
@@ -75,8 +81,7 @@ class ScanReport:
         """
         if any(each.severity.level >= fail_on.level for each in self.findings):
             return "fail"
-        judged = any(subject.findings or subject.passed for subject in self.subjects)
-        return "pass" if judged else "inconclusive"
+        return "pass" if any(each.is_judged for each in self.subjects) else "inconclusive"
 
 
 def all_rules() -> tuple[Rule, ...]:
@@ -131,10 +136,10 @@ def _judge(subject: Subject, rules: Sequence[Rule], pool: ThreadPoolExecutor) ->
     results: list[Finding | NotVerified] = []
     passed = []
     for rule in rules:
-        if subject.content in rule.applies_to:
+        if _applies(rule, subject):
             own = _checked(rule, subject)
             results += own
-            passed += [] if own else [registry.key_of(type(rule))]
+            passed += [registry.key_of(type(rule))] if rule.looks_inside and not own else []
     if not results and not passed:
         why = "no rule judges files of this kind"
         results.append(NotVerified(rule=_BY_SCAN, path=str(subject.path), why=why))
@@ -146,6 +151,12 @@ def _judge(subject: Subject, rules: Sequence[Rule], pool: ThreadPoolExecutor) ->
         not_verified=tuple(each for each in results if isinstance(each, NotVerified)),
         passed=tuple(passed),
     )
+
+
+def _applies(rule: Rule, subject: Subject) -> bool:
+    # Of what is no adapter, nobody has to hear that a base is missing.
+    is_moot = rule.needs_base and subject.base is None and not is_adapter(subject.tensors or ())
+    return subject.content in rule.applies_to and not is_moot
 
 
 def _checked(rule: Rule, subject: Subject) -> list[Finding | NotVerified]:

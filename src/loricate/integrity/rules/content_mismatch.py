@@ -43,6 +43,7 @@ class ContentMismatch(Rule):
     """
 
     applies_to: ClassVar[frozenset[Content]] = frozenset(Content) - {Content.FOLDER}
+    looks_inside: ClassVar[bool] = False
 
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
         """At most one finding."""
