@@ -1,10 +1,12 @@
 """``loricate manifest``, ``sign`` and ``verify`` on runs, adapters and models, by exit code."""
 
 import importlib
+import importlib.util
 import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -351,3 +353,56 @@ print([int(code) for code in codes])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "[0, 4, 4, 3, 3]", done.stderr
     assert done.stderr.count("pip install 'loricate[sign]'") == 2
+
+
+def test_the_example_tells_what_was_tampered_with(capsys):
+    path = Path(__file__).parents[2] / "examples" / "verify_download.py"
+    spec = importlib.util.spec_from_file_location("example_verify_download", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main([])
+    honest, _, changed = capsys.readouterr().out.partition("with one number")
+    assert "FAILS" not in honest
+    assert "FAILS" in changed
+    assert "adapter_model.safetensors" in changed
+
+
+def test_what_harden_leaves_is_proven_from_base_to_report(tmp_path, rng, capsys):
+    """Its own last steps on a tiny pipeline; only the numbers of the evaluation are made up."""
+    pytest.importorskip("diffusers")
+    import torch
+
+    from loricate.recipes import _artifacts
+    from loricate.recipes._models import load_family
+    from loricate.surfaces.attach import load
+    from loricate.testing.pipelines import write_tiny_model
+
+    model = write_tiny_model(tmp_path / "tiny-sd", n_calibration=1, n_test=1)
+    family, out = load_family(model, "cpu"), tmp_path / "run"
+    before = digest(family.vae.state_dict())
+    weights = {n: p for n, p in family.vae.named_parameters() if n.startswith("encoder.")}
+    updates = {}
+    for name, weight in weights.items():
+        if name.endswith(".weight") and weight.ndim in (2, 4):
+            shape = tuple(weight.shape)
+            a = rng.standard_normal((2, *shape[1:]), np.float32)
+            b = 0.01 * rng.standard_normal((shape[0], 2, *(1,) * (len(shape) - 2)), np.float32)
+            updates[Target("vae", name.removesuffix(".weight"))] = Update.from_factors(a, b)
+    attached = load(family.vae, Adapter(updates), "vae")
+    merged = _artifacts.write_artifacts(out, model, family, attached)
+    images = torch.zeros(1, 3, family.image_size, family.image_size)
+    proof = _artifacts.verify(family, attached, merged, before, images)
+    record = write_made_up_run(out, pictures=0)
+    outputs = {"adapter": "adapter", "vae": "vae"}
+    write_record(out, record.model_copy(update={"integrity": proof, "outputs": outputs}))
+    build_report(out)
+    private, public = write_key(tmp_path, "key", ec.generate_private_key(ec.SECP256R1()))
+    assert run(["sign", str(out), "--key", private]) == ExitCode.PASS
+    capsys.readouterr()
+    arguments = ["verify", str(out), "--key", public, "--base", str(model), "--json"]
+    assert run(arguments) == ExitCode.PASS
+    status, found = claims(capsys)
+    assert status == {name: {True} for name in ("signature", "files", "evidence", "base", "merge")}
+    assert (
+        f"{len(updates)} tensors are base plus update bit for bit" in found["checks"][-1]["message"]
+    )
