@@ -6,7 +6,7 @@ Allowed is to read an input or to refuse it with a ``LoricateError``, within a s
 time and 512 MiB.
 Anything else is written to OUT/crashes, and the exit code is 1. Inputs that end in a new place of
 the code are kept in OUT/seeds and mutated further. OUT/state.json counts all inputs; a later call
-goes on where it ended, so that no input comes twice.
+goes on where it ended, so that no input comes twice. Readers take turns of equal time.
 """
 
 import argparse
@@ -18,12 +18,12 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 import warnings
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from loricate.testing.fuzzing import READERS, Reader, attempt, mutated, prepared
 
 MAX_SECONDS = 1.0
 MAX_BYTES = 512 << 20
-_TURN = 500
+_TURN_SECONDS = 0.25
 _MAX_POOL = 400
 
 
@@ -80,10 +80,13 @@ def limited(seconds: float) -> Iterator[None]:
 
 def place_of(error: BaseException) -> str:
     """Where in the code an input ended."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return " < ".join(
-        f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-3:])
-    )
+    places: deque[str] = deque(maxlen=3)
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.appendleft(f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return " < ".join(places)
 
 
 def tried(target: Target, content: bytes) -> tuple[str, str]:
@@ -124,12 +127,13 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def opened(reader: Reader, folder: Path, out: Path) -> Target:
+def opened(reader: Reader, folder: Path, out: Path, outcomes: Mapping[str, int]) -> Target:
     folder.mkdir()
     sound = prepared(reader, folder)
     assert attempt(reader, folder, sound) is None, f"{reader.name} refuses its own seed"
     kept = sorted((out / "seeds" / reader.name).glob("*"))
-    return Target(reader, folder, [sound, *(path.read_bytes() for path in kept)])
+    pool = [sound, *(path.read_bytes() for path in kept)]
+    return Target(reader, folder, pool, outcomes=Counter(outcomes))
 
 
 def keep(folder: Path, content: bytes, note: str = "") -> Path:
@@ -151,8 +155,11 @@ def say(state: dict[str, Any], start: float, n_here: int) -> None:
 def fuzz(targets: list[Target], options: argparse.Namespace, state: dict[str, Any]) -> int:
     """Number of bad inputs among those of this call."""
     start, shown, n_bad = time.perf_counter(), 0.0, 0
+    turns = cycle(targets)
+    target, until = next(turns), start + _TURN_SECONDS
     for number in range(options.inputs):
-        target = targets[number // _TURN % len(targets)]
+        if time.perf_counter() > until:
+            target, until = next(turns), time.perf_counter() + _TURN_SECONDS
         rng = random.Random(derive_seed(options.seed, state["inputs"]))
         bad = one(target, rng)
         state["inputs"] += 1
@@ -173,12 +180,14 @@ def fuzz(targets: list[Target], options: argparse.Namespace, state: dict[str, An
 
 def save(out: Path, state: dict[str, Any], targets: list[Target]) -> None:
     for target in targets:
+        state["readers"][target.reader.name] = dict(target.outcomes)
         for content in target.pool[1:]:
             keep(out / "seeds" / target.reader.name, content)
     (out / "state.json").write_text(json.dumps(state, indent=2) + "\n")
 
 
 def table(targets: list[Target]) -> None:
+    """All inputs so far; places and times are those of this call."""
     print(f"{'reader':<14}{'inputs':>9}{'read':>9}{'refused':>9}{'places':>8}{'slowest ms':>12}")
     for target in targets:
         total, read = target.outcomes.total(), target.outcomes["read"]
@@ -198,12 +207,15 @@ def main() -> None:
     # Numbers at the ends of their range are the point of many inputs.
     warnings.simplefilter("ignore", RuntimeWarning)
     kept = options.out / "state.json"
-    state = {"inputs": 0, "crashes": 0, "hangs": 0}
+    state: dict[str, Any] = {"inputs": 0, "crashes": 0, "hangs": 0, "readers": {}}
     state |= json.loads(kept.read_text()) if kept.exists() else {}
     chosen = [each for each in READERS if each.name in (options.readers or {each.name})]
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        targets = [opened(each, Path(folder) / each.name, options.out) for each in chosen]
+        targets = [
+            opened(each, Path(folder) / each.name, options.out, state["readers"].get(each.name, {}))
+            for each in chosen
+        ]
         n_bad = fuzz(targets, options, state)
         table(targets)
     print(f"{options.inputs} inputs in this call, {state['inputs']} in all, {n_bad} of them bad")

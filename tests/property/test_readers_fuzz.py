@@ -1,5 +1,6 @@
 """Law 11, all readers: bytes from outside are read or refused, quickly, and never anything else."""
 
+import json
 import random
 import time
 
@@ -71,30 +72,33 @@ def test_some_mutations_of_every_kind_stay_alive(sound):
         assert len(set(read)) > 1, name
 
 
-def hostile_header(raw):
-    return len(raw).to_bytes(8, "little") + raw
+def file_of(header, data=b""):
+    """A safetensors file with one header in all its readers."""
+    raw = json.dumps(header).encode()
+    return len(raw).to_bytes(8, "little") + raw + data
 
 
+def tensor(*shape, size=4):
+    return {"dtype": "F32", "shape": list(shape), "data_offsets": [0, size]}
+
+
+# Found by the fuzzer: each once ended in something else than a refusal or a report.
 REGRESSIONS = {
-    # Found by the fuzzer; each once ended in something else than a refusal.
-    "65 axes": (
-        "header",
-        b'{"a":{"dtype":"F32","shape":[' + b"1," * 64 + b'1],"data_offsets":[0,4]}}',
-        bytes(4),
+    "65 axes": ("header", file_of({"a": tensor(*[1] * 65)}, bytes(4))),
+    "empty and immense": ("header", file_of({"a": tensor(0, 2**62, size=0)})),
+    "a factor without axes": (
+        "scan",
+        file_of({"lora_unet_a.lora_down.weight": tensor()}, bytes(4)),
     ),
-    "empty and immense": (
-        "header",
-        b'{"a":{"dtype":"F32","shape":[0,4611686018427387904],"data_offsets":[0,0]}}',
-        b"",
-    ),
+    "a factor of rank 0": ("scan", file_of({"lora_unet_a.lora_down.weight": tensor(0, 4, size=0)})),
 }
 
 
 @pytest.mark.parametrize("case", REGRESSIONS)
 def test_what_the_fuzzer_found_stays_mended(case, sound):
-    name, header, rest = REGRESSIONS[case]
+    name, content = REGRESSIONS[case]
     folder, _ = sound[name]
-    start = time.perf_counter()
-    refusal = attempt(READER[name], folder, hostile_header(header) + rest)
-    assert isinstance(refusal, LoricateError)
-    assert time.perf_counter() - start < 1.0
+    start = time.process_time()
+    refusal = attempt(READER[name], folder, content)
+    assert (refusal is None) == (name == "scan")
+    assert time.process_time() - start < 1.0

@@ -75,7 +75,7 @@ def _changed(adapter: Adapter, change: Mapping[Target, Update]) -> Adapter:
 
 
 def _scaled(update: Update, gain: float) -> Update:
-    return replace(update, factors=update.factors.scaled(gain))
+    return replace(update, factors=update.factors.scaled(gain).baked())
 
 
 def _one_scaled(layers: Layers, gain: float, end: str) -> Adapter:

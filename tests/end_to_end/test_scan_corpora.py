@@ -1,0 +1,52 @@
+"""Every hostile file is flagged by its rule, as severely as it is; no benign one is above low."""
+
+import pytest
+
+from loricate import models
+from loricate.cli.main import run
+from loricate.integrity.finding import Severity
+from loricate.integrity.scan import all_rules, scan
+from loricate.testing.corpora import pickles
+from loricate.testing.corpora.benign import BENIGN
+from loricate.testing.corpora.hostile import HOSTILE
+
+
+@pytest.fixture(scope="module")
+def rules():
+    return all_rules()
+
+
+def words(findings):
+    return [f"{each.rule} {each.severity}: {each.message}" for each in findings]
+
+
+@pytest.mark.parametrize("case", HOSTILE, ids=lambda case: case.name)
+def test_hostile_files_are_flagged_by_the_rule_that_has_to_fire(case, rules, tmp_path):
+    base = models.path() if case.needs_base else None
+    report = scan([case.build(tmp_path)], base=base, rules=rules)
+    for rule in case.rules:
+        levels = [each.severity.level for each in report.findings if each.rule == rule]
+        missed = f"{rule} does not find {case.name} at {case.severity}"
+        assert max(levels, default=-1) >= case.severity.level, (missed, words(report.findings))
+
+
+ALONE = [(case, None) for case in BENIGN]
+WITH_BASE = [(case, models.path()) for case in BENIGN if case.needs_base]
+
+
+@pytest.mark.parametrize(
+    ("case", "base"),
+    [*ALONE, *WITH_BASE],
+    ids=[*(case.name for case, _ in ALONE), *(f"{case.name} with base" for case, _ in WITH_BASE)],
+)
+def test_benign_files_have_no_finding_of_medium_or_above(case, base, rules, tmp_path):
+    report = scan([case.build(tmp_path)], base=base, rules=rules)
+    grave = [each for each in report.findings if each.severity.level >= Severity.MEDIUM.level]
+    assert not grave, (case.name, words(grave))
+    assert report.outcome() == "pass", case.name
+
+
+@pytest.mark.parametrize("case", [*pickles.TABLE, *pickles.BENIGN], ids=lambda case: case.name)
+def test_the_command_fails_on_each_pickle_of_the_table(case, tmp_path, capsys):
+    code = run(["scan", str(case.build(tmp_path))])
+    assert code == (1 if case.rules else 0), capsys.readouterr()
