@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from loricate.adapters.adapter import Adapter, Target, Update
+from loricate.adapters.baked_files import PROVENANCE
 from loricate.adapters.formats.merged import Merged
 from loricate.adapters.formats.peft import PEFT
 from loricate.adapters.keys import BASE_DIGEST
@@ -326,6 +327,43 @@ def test_mistakes_are_named_and_change_nothing(made, arguments, code, words, cap
     assert words in error
     assert "Traceback" not in error
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
+
+
+@pytest.mark.parametrize("command", ["sign", "verify"])
+def test_a_key_inside_the_folder_is_refused(root, command, capsys):
+    name = "key.pem" if command == "sign" else "key.pub"
+    for path in (root / "run" / name, root / "run" / "link"):
+        if path.name == "link":
+            path.symlink_to(root / name)
+        else:
+            shutil.copyfile(root / name, path)
+        assert run([command, str(root / "run"), "--key", str(path)]) == ExitCode.USAGE
+        assert "a key outside the folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gain", ["abc", "nan", "1e999"])
+def test_a_gain_that_is_no_number_is_open(root, gain, capsys):
+    file = TensorFile(root / "run" / WEIGHTS)
+    tensors = {name: np.array(each) for name, each in file.items()}
+    save_tensors(root / "run" / WEIGHTS, tensors, {f"{PROVENANCE}gain": gain})
+    resign(root)
+    capsys.readouterr()
+    assert verify(root, "--base", root / "base", "--json") == ExitCode.INCONCLUSIVE
+    assert claims(capsys)[0]["merge"] == {None}
+
+
+def test_malformed_weights_are_not_passed_over(root, capsys):
+    shutil.rmtree(root / "run" / "vae")
+    (root / "run" / "vae").mkdir()
+    (root / "run" / WEIGHTS).write_bytes(b"")
+    assert verify(root, "--json") == ExitCode.NEGATIVE
+    assert WEIGHTS in failed(claims(capsys)[1])["signature"]
+    assert run(["manifest", str(root / "run")]) == ExitCode.COULD_NOT_RUN
+    capsys.readouterr()
+    assert run(["verify", str(root / "run"), "--json"]) == ExitCode.NEGATIVE
+    _, found = claims(capsys)
+    known = [each["passed"] for each in found["checks"] if each["path"] == WEIGHTS]
+    assert known == [None, False, False, False]  # the file, and its three tensors that are gone
 
 
 def test_a_password_comes_from_the_environment(root, monkeypatch):

@@ -37,7 +37,7 @@ def format_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--out",
         type=click.Path(dir_okay=False, path_type=Path),
         metavar="FILE",
-        help="Write what would be printed to a file.",
+        help="Write to a file instead: JSON, unless another form is asked for.",
     )(command)
     for form in reversed(_FORMATS):
         command = click.option(f"--{form}", "form", flag_value=form, help=helps[form])(command)

@@ -1,5 +1,6 @@
 """What can be proven of a folder: who signed it, its bytes, its base, its merge, its evidence."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,6 +137,10 @@ def file_claims(
         files: Its files, without manifest and signature.
         contents: Its adapters and record.
     """
+    for path, entry in files.items():
+        if entry.tensors is None and path.lower().endswith(".safetensors"):
+            why = "malformed, or of an unknown dtype: its tensors were not looked at"
+            yield Claim(name="files", path=path, passed=None, message=why)
     if manifest is None:
         why = "there is none; write one with 'loricate manifest'"
         yield Claim(name="files", path=MANIFEST, passed=None, message=why, is_asked=False)
@@ -341,7 +346,18 @@ def _the_adapter(contents: Contents, path: str, metadata: Mapping[str, str]) -> 
     ]
     if len(fitting) != 1:
         raise IntegrityError(f"{len(fitting)} adapters in the folder, of which one was merged,")
-    return fitting[0].scaled(float(metadata.get(f"{PROVENANCE}gain", "1.0")))
+    return fitting[0].scaled(_gain(metadata))
+
+
+def _gain(metadata: Mapping[str, str]) -> float:
+    stated = metadata.get(f"{PROVENANCE}gain", "1.0")
+    try:
+        gain = float(stated)
+    except ValueError:
+        gain = math.nan
+    if not math.isfinite(gain):
+        raise IntegrityError(f"the gain in the header, {stated!r:.80}, which is no number,")
+    return gain
 
 
 def _judged(path: str, checks: Sequence[TensorCheck], *, is_stated: bool) -> Iterator[Claim]:

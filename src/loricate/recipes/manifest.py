@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from loricate.basics.errors import ConfigError, ConfigProblem
 from loricate.integrity._contents import Contents, contents_of
 from loricate.integrity._hashing import measure
 from loricate.integrity.manifest import MANIFEST, FileEntry, Manifest, manifest_of, write_manifest
 from loricate.integrity.signing import SIGNATURE
 
-__all__ = ["OUTSIDE", "Survey", "manifest", "survey"]
+__all__ = ["OUTSIDE", "Survey", "manifest", "require_apart", "survey"]
 
 OUTSIDE: Final = frozenset({MANIFEST, SIGNATURE})
 """Files that say something of the others, and so cannot be listed among them."""
@@ -50,6 +51,24 @@ def survey(folder: Path, *, strict: bool = True) -> Survey:
     """
     files = measure(folder, skip=frozenset({SIGNATURE}), strict=strict)
     return Survey(files=files, contents=contents_of(folder, files))
+
+
+def require_apart(key: Path, folder: Path, why: str) -> None:
+    """Refuse a key inside the folder it is for.
+
+    Args:
+        key: The key.
+        folder: The folder.
+        why: What a key elsewhere is like, and why this one is not.
+
+    Raises:
+        ConfigError: It lies in the folder.
+    """
+    # By the path it was named by: a link in the folder is no better than a file.
+    for path in (key.absolute(), key.resolve()):
+        if path.is_relative_to(folder.resolve()) or path.is_relative_to(folder.absolute()):
+            expected = f"a key outside the folder {str(folder)!r}, {why}"
+            raise ConfigError(ConfigProblem(key="key", expected=expected, got=str(key)))
 
 
 def manifest(folder: Path) -> tuple[Path, Manifest]:

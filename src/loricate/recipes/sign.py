@@ -11,7 +11,7 @@ from loricate.integrity.manifest import (
     write_manifest,
 )
 from loricate.integrity.signing import key_hint, require_private_key, sign_files
-from loricate.recipes.manifest import survey
+from loricate.recipes.manifest import require_apart, survey
 
 __all__ = ["Signed", "sign"]
 
@@ -49,11 +49,13 @@ def sign(folder: Path, key: Path, *, password: str | None = None) -> Signed:
 
     Raises:
         PrerequisiteError: The extra ``sign`` or the key is missing, or nothing can be written.
-        ConfigError: The key is of another kind, or the password is missing or wrong.
+        ConfigError: The key is of another kind or lies in the folder, or the password is missing
+            or wrong.
         IntegrityError: The folder changed since its manifest was written.
         HostileFileError: A file is malformed, or the manifest is none.
         UnsupportedError: The manifest is of a newer version.
     """
+    require_apart(key, folder, "that stays with you: the folder is meant to be given away")
     require_private_key(key, password)
     found = survey(folder)
     stated = read_manifest(folder)

@@ -13,7 +13,7 @@ from loricate.integrity.verification import (
     merge_claims,
     signature_claims,
 )
-from loricate.recipes.manifest import survey
+from loricate.recipes.manifest import require_apart, survey
 
 __all__ = ["Claim", "Verification", "verify"]
 
@@ -32,9 +32,11 @@ def verify(folder: Path, *, key: Path | None = None, base: Path | None = None) -
     Raises:
         PrerequisiteError: The extra ``sign``, the key or the base is missing, or a file cannot be
             read.
-        ConfigError: The key is of another kind.
+        ConfigError: The key is of another kind, or lies in the folder.
         HostileFileError: A link leads to a folder or nowhere.
     """
+    if key is not None:
+        require_apart(key, folder, "that you trust: who made the folder chose the keys in it")
     stated, refusal = _stated(folder)
     found = survey(folder, strict=False)
     claims = [
