@@ -184,6 +184,17 @@ def test_a_base_in_half_precision_is_the_one_a_run_loaded(made, root, capsys):
     assert verify(root, "--base", root / "base") == ExitCode.PASS
 
 
+def test_a_base_in_a_single_file_is_the_one_a_run_loaded(root, capsys):
+    tensors = {name: np.array(each) for name, each in TensorFile(root / "base" / WEIGHTS).items()}
+    query = tensors.pop("encoder.mid_block.attentions.0.to_q.weight")
+    tensors["encoder.mid.attn_1.q.weight"] = query[..., None, None]
+    named = {f"first_stage_model.{name}": each for name, each in tensors.items()}
+    save_tensors(root / "base.safetensors", named | {"model.diffusion_model.x": np.ones(3)})
+    assert verify(root, "--base", root / "base.safetensors", "--json") == ExitCode.PASS
+    status, _ = claims(capsys)
+    assert status["base"] == status["merge"] == {True}
+
+
 def test_evidence_of_other_weights_is_told_although_it_was_signed(root, rng, capsys):
     shutil.rmtree(root / "run" / "adapter")
     PEFT(component="vae").write(random_adapter(rng), root / "run" / "adapter")

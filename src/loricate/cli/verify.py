@@ -55,7 +55,7 @@ def command(
     Checks that the key signed it, that every listed byte and tensor is unchanged and nothing was
     added, that the base is the one that was hardened, that merged weights are base plus update
     tensor by tensor, and that the record is about these weights. Exit code 1 names what is wrong,
-    4 says that something could not be proven: without --key, always.
+    4 says that something could not be proven; without --key it is never 0.
     """
     from loricate.recipes.verify import verify
 
