@@ -18,6 +18,7 @@ __all__ = [
     "as_matrix",
     "compared",
     "frobenius_norm",
+    "mean_singular_value",
     "spectral_norm",
 ]
 
@@ -66,6 +67,14 @@ def frobenius_norm(weight: Array) -> float:
     pieces = (flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK))
     wide = (piece.astype(np.float32, copy=False) for piece in pieces)
     return math.sqrt(sum(float(piece @ piece) for piece in wide))
+
+
+def mean_singular_value(weight: Array) -> float:
+    """Root mean square of the singular values, estimated from at most 64 rows."""
+    rows = np.asarray(weight).reshape(len(weight), -1)
+    sample = rows[:: -(-len(rows) // 64)]
+    square = frobenius_norm(sample) ** 2 * len(rows) / len(sample)
+    return math.sqrt(square / min(rows.shape))
 
 
 def spectral_norm(weight: Float[np.ndarray, "d_out d_in"]) -> float:

@@ -79,7 +79,8 @@ def features(adapter: Adapter, base: BaseWeights | None = None) -> Features:
     Source: The spectral ones are what arXiv 2602.15195 tells backdoored adapters by; intruders are
     those of Shuttleworth et al. 2024 [shuttleworth2024], section 3.
     """
-    with ThreadPoolExecutor() as pool:
+    # More workers would only fight for the threads that products of matrices have anyway.
+    with ThreadPoolExecutor(2) as pool:
         rows = list(pool.map(_row, adapter.values()))
     names: tuple[str, ...] = SPECTRAL_FEATURES
     if base is not None:

@@ -7,7 +7,7 @@ from typing import ClassVar, final
 
 from loricate.adapters.adapter import Adapter, Target
 from loricate.adapters.weights import StoredArray
-from loricate.integrity._base_spectrum import as_matrix, compared, frobenius_norm
+from loricate.integrity._base_spectrum import as_matrix, compared, mean_singular_value
 from loricate.integrity._reading import adapter_of, features_of, weights_of
 from loricate.integrity.features import Features
 from loricate.integrity.finding import Finding, NotVerified, Severity
@@ -51,7 +51,7 @@ class IntruderDimensions(Rule):
     some: int = 3
     most: int = 8
     share: float = 0.75
-    budget: int = 12_000_000
+    budget: int = 4_000_000
 
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
         """One finding for the module with most intruders."""
@@ -82,9 +82,9 @@ class IntruderDimensions(Rule):
     ) -> tuple[dict[Target, int], int]:
         """Intruders by module, and how many modules were left out."""
         reach = {
-            target: spectral * math.sqrt(_side(weights[target])) / size
+            target: spectral / mean
             for target, spectral in zip(found.targets, found.column("spectral"), strict=True)
-            if target in weights and 0 < (size := frobenius_norm(weights[target])) < math.inf
+            if target in weights and 0 < (mean := mean_singular_value(weights[target])) < math.inf
         }
         suspects = sorted(reach, key=reach.__getitem__, reverse=True)
         suspects = [target for target in suspects if reach[target] >= 0.5]
@@ -97,7 +97,3 @@ class IntruderDimensions(Rule):
             factors = adapter[target].factors
             counts[target] = compared(factors, 0.0, as_matrix(weights[target])).n_intruders
         return counts, len(suspects) - len(counts)
-
-
-def _side(weight: StoredArray) -> int:
-    return min(len(weight), weight.size // len(weight))

@@ -1,7 +1,7 @@
 """Characters that hide in a prompt and that an update moves most."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -33,8 +33,8 @@ class TriggerDisplacement(Rule):
 
     A backdoor in a text encoder answers to a character that nobody sees, such as a Cyrillic o or a
     zero-width space. For every token of the vocabulary this takes its embedding at the first
-    position, normalizes it as the first layer does, and compares how far the update moves its
-    query, key and value with how long they are. It fires where a token of such a character is
+    position, normalizes it as the first layer does, and takes how far the update moves its query,
+    key and value. It fires where a token of such a character is
     moved ``ratio`` times as far as all but a hundredth of the vocabulary, and hardly any token
     further (medium); the same for the tokens that were learned last, which are rare words, from
     ``rare_ratio`` on. An ordinary token that stands out is told as information, as it is the
@@ -52,8 +52,8 @@ class TriggerDisplacement(Rule):
         rare: Share of the vocabulary, learned last, that is rare.
 
     Source: The attack is Rickrolling, arXiv 2211.02408. On the embedded model 9 text encoders
-    trained that way and 4 trained together with the denoiser reach 2.3 to 4.3, with no token ahead;
-    of 13 clean ones, 9 of which learned a new word, such characters reach at most 1.3, with four
+    trained that way and 4 trained together with the denoiser reach 2.5 to 4.6, with no token ahead;
+    of 13 clean ones, 9 of which learned a new word, such characters reach at most 1.1, with ten
     tokens ahead or more.
     """
 
@@ -81,12 +81,12 @@ class TriggerDisplacement(Rule):
     ) -> Iterator[Finding | NotVerified]:
         updates = {name: each for name, each in modules.items() if _FIRST.fullmatch(name)}
         vocabulary = Vocabulary.read(base.folder / _TOKENIZERS[component])
-        inputs = _inputs(base, component)
-        if vocabulary is None or inputs is None or not updates:
-            missing = "an update of its first attention" if not updates else "its vocabulary"
+        inputs = _inputs(base, component) if vocabulary and updates else None
+        if vocabulary is None or inputs is None:
+            missing = "its vocabulary" if updates else "an update of its first attention"
             yield self.not_verified(subject, f"needs {missing}", where=component)
             return
-        moved = _displacement(inputs, updates, base, component)
+        moved = _displacement(inputs, updates.values())
         usual = float(np.quantile(moved, 0.99))
         if usual == 0:
             return
@@ -133,26 +133,13 @@ def _inputs(base: Base, component: str) -> NDArray[np.float32] | None:
 
 
 def _displacement(
-    inputs: Float[np.ndarray, "n_tokens d"],
-    updates: Mapping[str, Update],
-    base: Base,
-    component: str,
+    inputs: Float[np.ndarray, "n_tokens d"], updates: Iterable[Update]
 ) -> Float[np.ndarray, " n_tokens"]:
-    """How far queries, keys and values move, over how long they are."""
-    moved, length = (np.zeros(len(inputs), np.float64) for _ in range(2))
-    for module, update in updates.items():
-        weight = base.weight(component, module)
-        if weight is None or weight.shape != update.weight_shape:
-            continue
+    """How far queries, keys and values of each token move together."""
+    squares = np.zeros(len(inputs))
+    for update in updates:
         a, b = (np.asarray(each, np.float32) for each in (update.factors.A, update.factors.B))
         coordinates = inputs @ a.T
-        moved += update.factors.scale**2 * _squares(coordinates, b.T @ b)
-        wide = weight.astype(np.float32)
-        length += _squares(inputs, wide.T @ wide)
-    return np.sqrt(moved / np.maximum(length, 1e-12))
-
-
-def _squares(
-    rows: Float[np.ndarray, "n d"], gram: Float[np.ndarray, "d d"]
-) -> Float[np.ndarray, " n"]:
-    return np.asarray(np.maximum(np.einsum("ij,ij->i", rows @ gram, rows), 0.0), np.float64)
+        moved = np.einsum("ij,ij->i", coordinates @ (b.T @ b), coordinates)
+        squares += update.factors.scale**2 * np.maximum(moved, 0.0)
+    return np.sqrt(squares)
