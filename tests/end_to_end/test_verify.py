@@ -302,6 +302,33 @@ def test_a_folder_without_manifest_or_signature_is_inconclusive(root):
     assert run(["verify", str(root / "run")]) == ExitCode.INCONCLUSIVE
 
 
+@pytest.mark.parametrize(
+    ("content", "verified", "words"),
+    [
+        ("", ExitCode.NEGATIVE, "not a manifest"),
+        ("no JSON", ExitCode.NEGATIVE, "not a manifest"),
+        (
+            '{"format": "loricate-manifest", "version": 2}',
+            ExitCode.INCONCLUSIVE,
+            "upgrade loricate",
+        ),
+    ],
+)
+def test_what_is_no_manifest_is_neither_believed_nor_replaced(
+    root, content, verified, words, capsys
+):
+    path = root / "run" / MANIFEST
+    path.write_text(content)
+    assert run(["verify", str(root / "run")]) == verified
+    assert words in capsys.readouterr().out
+    assert verify(root) == ExitCode.NEGATIVE  # as it was signed otherwise
+    capsys.readouterr()
+    arguments = ["sign", str(root / "run"), "--key", str(root / "key.pem")]
+    assert run(arguments) == ExitCode.COULD_NOT_RUN
+    assert words in capsys.readouterr().err
+    assert path.read_text() == content
+
+
 def test_a_stale_manifest_is_neither_signed_nor_replaced(root, capsys):
     (root / "run" / "README.md").write_text("new")
     before = {each.name: each.read_bytes() for each in (root / "run").iterdir() if each.is_file()}
