@@ -18,7 +18,7 @@ __all__ = ["SpectrumOutlier"]
 
 # Least standard deviation that is assumed of each, in the units of the logarithm and of entropy.
 # Kurtosis differs with the width of a layer where entries are sparse.
-_SPREADS = {"peakedness": 0.1, "entropy_deficit": 0.05, "kurtosis": 0.3}
+_SPREADS = {"peakedness": 0.1, "entropy_deficit": 0.1, "kurtosis": 0.3}
 
 
 @final
@@ -34,16 +34,17 @@ class SpectrumOutlier(Rule):
     Severity: medium.
 
     Cannot see a backdoor that is spread over all modules, nor one whose spectrum was kept flat on
-    purpose. On the embedded model none of 18 backdoored adapters was told from 18 clean ones this
-    way: their largest z are 4.2 and 5.0.
+    purpose. Of 17 backdoored adapters of the embedded model none was told from 21 clean ones this
+    way: their largest z are 5.4 and 6.3.
 
     Args:
         z: Robust standard deviations from the median of the family.
         least: Members of a family to compare with.
         least_rank: Updates of a lower rank have too few singular values to speak of a spectrum.
 
-    Source: Features of arXiv 2602.15195; the threshold lies above the largest z, 5.0, of 18 clean
-    adapters trained on the embedded model and of the hardening adapter in its results.
+    Source: Features of arXiv 2602.15195; the threshold lies above the largest z, 6.3, of 21 clean
+    adapters trained on the embedded model, the hardening adapter in its results, and the benign
+    corpus of ``testing``.
     """
 
     applies_to: ClassVar = frozenset({Content.SAFETENSORS})
