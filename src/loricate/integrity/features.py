@@ -112,8 +112,8 @@ def _row(update: Update) -> tuple[float, ...]:
 
 
 def _kurtosis(update: LowRank) -> float:
-    rows, columns = (np.arange(0, n, -(-n // k)) for n, k in zip(update.shape, _GRID, strict=True))
-    a, b = update.A[:, columns], update.B[rows]
+    down, right = (-(-n // most) for n, most in zip(update.shape, _GRID, strict=True))
+    a, b = update.A[:, ::right], update.B[::down]
     entries = np.asarray(b, np.float64) @ np.asarray(a, np.float64)
     centered = entries - entries.mean()
     variance = float(np.mean(centered**2))
