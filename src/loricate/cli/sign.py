@@ -15,7 +15,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--key",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     required=True,
     metavar="PEM",
     help="Private key on P-256, P-384 or P-521. It is read, and never kept.",

@@ -36,7 +36,7 @@ class _Model(click.ParamType[Path]):
 )
 @click.option(
     "--key",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     metavar="PEM",
     help="Public key of whom you trust; one inside the signature is never used.",
 )
