@@ -91,23 +91,11 @@ class TriggerDisplacement(Rule):
         if usual == 0:
             return
         hidden = vocabulary.tokens_of(HIDDEN + LOOK_ALIKES, len(moved))
-        worst = max(hidden, key=lambda number: moved[number], default=0)
-        n_ahead = int(np.sum(moved > moved[worst]))
-        if moved[worst] >= self.ratio * usual and n_ahead <= self.ahead * len(moved):
-            code = f"U+{ord(hidden[worst]):04X}"
-            yield self.finding(
-                subject,
-                Severity.MEDIUM,
-                f"hardly a token is moved as far as a part of {code}, which hides in a prompt",
-                advice="compare pictures of prompts with and without this character",
-                where=component,
-                character=code,
-                ratio=float(moved[worst]) / usual,
-                n_ahead=n_ahead,
-            )
-        farthest = int(np.argmax(moved))
-        if farthest not in hidden and moved[farthest] >= self.rare_ratio * usual:
-            is_rare = farthest >= (1 - self.rare) * len(moved)
+        ratios = moved / usual
+        yield from self._hidden(subject, ratios, hidden, component)
+        farthest = int(np.argmax(ratios))
+        if farthest not in hidden and ratios[farthest] >= self.rare_ratio:
+            is_rare = farthest >= (1 - self.rare) * len(ratios)
             token = vocabulary.name(farthest)
             yield self.finding(
                 subject,
@@ -116,8 +104,33 @@ class TriggerDisplacement(Rule):
                 advice="make sure that the author names this word",
                 where=component,
                 token=token,
-                ratio=float(moved[farthest]) / usual,
+                ratio=float(ratios[farthest]),
             )
+
+    def _hidden(
+        self,
+        subject: Subject,
+        ratios: Float[np.ndarray, " n_tokens"],
+        hidden: Mapping[int, str],
+        component: str,
+    ) -> Iterator[Finding]:
+        if not hidden:
+            return
+        worst = max(hidden, key=lambda number: ratios[number])
+        n_ahead = int(np.sum(ratios > ratios[worst]))
+        if ratios[worst] < self.ratio or n_ahead > self.ahead * len(ratios):
+            return
+        code = f"U+{ord(hidden[worst]):04X}"
+        yield self.finding(
+            subject,
+            Severity.MEDIUM,
+            f"hardly a token is moved as far as a part of {code}, which hides in a prompt",
+            advice="compare pictures of prompts with and without this character",
+            where=component,
+            character=code,
+            ratio=float(ratios[worst]),
+            n_ahead=n_ahead,
+        )
 
 
 def _inputs(base: Base, component: str) -> NDArray[np.float32] | None:
