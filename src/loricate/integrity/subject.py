@@ -180,6 +180,8 @@ class Subject:
 def _content(path: Path) -> Content:
     if path.is_dir():
         return Content.FOLDER
+    if not path.is_file():
+        return Content.OTHER  # to open a pipe is to wait for somebody to write
     with path.open("rb") as file:
         beginning = file.read(4096)
     if is_safetensors(path):

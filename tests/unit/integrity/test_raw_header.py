@@ -1,0 +1,86 @@
+"""The raw header keeps what parsers resolve."""
+
+import json
+
+import pytest
+
+from loricate.integrity.raw_header import is_safetensors, read_header
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text: bytes, *, data: bytes = b"", length: int | None = None, name="x.safetensors"):
+        path = tmp_path / name
+        stated = len(text) if length is None else length
+        path.write_bytes(stated.to_bytes(8, "little") + text + data)
+        return path
+
+    return write
+
+
+def test_repeated_keys_are_kept_in_order(written) -> None:
+    text = b'{"a": {"dtype": "F32", "dtype": "F16"}, "__metadata__": {"k": "1", "k": "2"}, "a": {}}'
+    header = read_header(written(text))
+    assert header.entries.repeated() == ("a",)
+    assert [name for name, _ in header.tensors] == ["a", "a"]
+    assert header.tensors[0][1].repeated() == ("dtype",)
+    assert header.metadata == (("k", "1"), ("k", "2"))
+    assert header.stated == {"k": "2"}
+
+
+def test_two_metadata_objects_are_both_read(written) -> None:
+    text = b'{"__metadata__": {"a": "1"}, "__metadata__": {"b": 2}}'
+    header = read_header(written(text))
+    assert header.metadata == (("a", "1"), ("b", 2))
+    assert header.stated == {"a": "1"}
+    assert header.tensors == ()
+
+
+def test_blanks_are_those_outside_of_text(written) -> None:
+    text = b' {"a \\" b":\t"  x  "}\n\n'
+    assert list(read_header(written(text)).blanks()) == [b" ", b"\t", b"\n\n"]
+
+
+@pytest.mark.parametrize(
+    ("text", "length", "error"),
+    [
+        (b"{}", 100, "beyond the file has"),
+        (b"{", None, "not JSON"),
+        (b"[]", None, "no JSON object"),
+        (b'{"a": "\xff"}', None, "not JSON"),
+        (b'{"a":' * 100_000, None, "not JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", None, "not JSON"),
+    ],
+)
+def test_what_is_wrong_is_told(written, text, length, error) -> None:
+    header = read_header(written(text, length=length))
+    assert error in header.error
+    assert header.entries == ()
+
+
+def test_an_oversized_header_is_not_read(tmp_path) -> None:
+    path = tmp_path / "x.safetensors"
+    with path.open("wb") as file:
+        file.write((200_000_000).to_bytes(8, "little"))
+        file.truncate(200_000_016)
+    header = read_header(path)
+    assert "100000000" in header.error
+    assert header.text == b""
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "expected"),
+    [
+        (b"\x02" + b"\0" * 7 + b"{}", "x.bin", True),
+        (b"\x04" + b"\0" * 7 + b" \n{}", "x.bin", True),
+        (b"\x00" * 8 + b"{}", "x.bin", True),
+        (b"\x02" + b"\0" * 7 + b"[]", "x.bin", False),
+        (b"\x02" + b"\0" * 7 + b"[]", "x.safetensors", True),
+        (b"#!/bin/sh {}", "x.safetensors", False),
+        (json.dumps({"abcdefg": {}}).encode(), "x.json", False),
+        (b"\x02\0\0", "x.safetensors", False),
+    ],
+)
+def test_bytes_tell_what_a_file_is(tmp_path, content, name, expected) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert is_safetensors(tmp_path / name) is expected
