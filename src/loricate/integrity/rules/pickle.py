@@ -26,7 +26,7 @@ _UNOPENED = {
     b"\x89HDF": "an HDF5 file",
 }
 _TAR = (257, b"ustar")
-_CALLS = {"REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "STOP"}
+_CALLS = {"REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "STOP"}
 
 
 @final

@@ -1,0 +1,176 @@
+"""Rules on files and configs: the hostile corpus of each is flagged, clean files are not."""
+
+import json
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from loricate.adapters.tensors import save_tensors
+from loricate.basics import registry
+from loricate.integrity.rules.base_mutating_init import BaseMutatingInit
+from loricate.integrity.rules.content_mismatch import ContentMismatch
+from loricate.integrity.rules.import_mapping import ImportMapping
+from loricate.integrity.rules.metadata import Metadata
+from loricate.integrity.rules.modules_to_save import ModulesToSave
+from loricate.integrity.rules.pickle import Pickle
+from loricate.integrity.rules.regex_pattern import RegexPattern
+from loricate.integrity.scan import scan
+from loricate.testing.corpora import pickles
+from loricate.testing.corpora.hostile import HOSTILE
+
+OURS = (
+    "base_mutating_init",
+    "content_mismatch",
+    "header",
+    "import_mapping",
+    "metadata",
+    "modules_to_save",
+    "pickle",
+    "regex_pattern",
+)
+CASES = [(case, rule) for case in HOSTILE for rule in case.rules if rule in OURS]
+
+
+@pytest.mark.parametrize(("case", "rule"), CASES, ids=[f"{c.name}-{r}" for c, r in CASES])
+def test_hostile_files_are_flagged(case, rule, tmp_path) -> None:
+    report = scan([case.build(tmp_path)], rules=[registry.get("rules", rule)()])
+    worst = max((each.severity.level for each in report.findings), default=-1)
+    assert worst >= case.severity.level
+    assert {each.rule for each in report.findings} == {rule}
+
+
+def found(path, rule):
+    return [str(each.severity) for each in scan([path], rules=[rule]).findings]
+
+
+def config(folder, name="adapter_config.json", **table):
+    (folder / name).write_text(json.dumps(table))
+    return folder / name
+
+
+@pytest.mark.parametrize("case", pickles.BENIGN, ids=lambda case: case.name)
+def test_benign_pickles_pass(case, tmp_path) -> None:
+    report = scan([case.build(tmp_path)], rules=[Pickle()])
+    assert (report.findings, report.not_verified, report.outcome()) == ((), (), "pass")
+
+
+@pytest.mark.parametrize(
+    "text", ["color\nred\nblue\n", "cats\nare\nfine.", "(c) 2024 Foo\nBar\n", "."]
+)
+def test_text_that_begins_like_a_pickle_is_text(text, tmp_path) -> None:
+    (tmp_path / "readme.md").write_text(text)
+    assert found(tmp_path, Pickle()) == []
+
+
+def test_object_arrays_of_numpy_are_pickles(tmp_path) -> None:
+    np.save(tmp_path / "plain.npy", np.arange(3.0))
+    np.save(tmp_path / "objects.npy", np.array([len], object), allow_pickle=True)
+    assert found(tmp_path / "plain.npy", Pickle()) == []
+    assert found(tmp_path / "objects.npy", Pickle()) == ["high"]
+
+
+def test_what_no_scanner_opens_is_not_verified(tmp_path) -> None:
+    (tmp_path / "a.joblib").write_bytes(b"\x1f\x8b" + bytes(20))
+    report = scan([tmp_path], rules=[Pickle(), ContentMismatch()])
+    assert [each.why for each in report.not_verified] == ["a gzip file, which is not opened"]
+    assert report.outcome() == "inconclusive"
+
+
+def test_a_pickle_that_breaks_off_is_read_up_to_there(tmp_path) -> None:
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(np.float64, 2)[:-1])
+    report = scan([tmp_path], rules=[Pickle()])
+    assert [each.where for each in report.findings] == ["numpy.float64"]
+
+
+def test_scanning_prints_nothing(tmp_path, capsys) -> None:
+    pickles.TABLE[0].build(tmp_path)
+    scan([tmp_path], rules=[Pickle()])
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("init", [True, False, None, "gaussian", "orthogonal", "eva", "MiCA"])
+def test_plain_initializations_pass(init, tmp_path) -> None:
+    assert found(config(tmp_path, init_lora_weights=init), BaseMutatingInit()) == []
+
+
+def test_an_unknown_initialization_does_not_pass(tmp_path) -> None:
+    assert found(config(tmp_path, init_lora_weights="new"), BaseMutatingInit()) == ["high"]
+
+
+@pytest.mark.parametrize(
+    ("table", "severities"),
+    [
+        ({"target_modules": ["to_q", "(a+)+"]}, []),
+        ({"target_modules": "all-linear"}, []),
+        ({"target_modules": r"(?:a\.b|(?:text_model\.)?c\.d)"}, []),
+        ({"rank_pattern": {r"^a\.b": 4, r"^(?:a\.b|c\.d)": 8}}, []),
+        ({"target_modules": r".*\.to_[qk]"}, ["low"]),
+        ({"alpha_pattern": {".*": 4}}, ["medium"]),
+        ({"rank_pattern": {"(a|b)*": 4, "x": 2}}, ["high"]),
+        ({"target_modules": r"[(]a+[)]+"}, ["low"]),
+        ({"target_modules": r"((a)+){3,}"}, ["high"]),
+        ({"rank_pattern": None, "target_modules": None}, []),
+    ],
+)
+def test_patterns_are_weighed_without_being_run(table, severities, tmp_path) -> None:
+    assert found(config(tmp_path, **table), RegexPattern()) == severities
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "severities"),
+    [
+        ("adapter_config.json", {"megatron_core": "megatron.core"}, []),
+        ("adapter_config.json", {"megatron_core": "os"}, ["high"]),
+        ("adapter_config.json", {"auto_mapping": {"parent_library": "transformers.x"}}, []),
+        ("adapter_config.json", {"auto_mapping": {"parent_library": "transformersx"}}, ["high"]),
+        ("model_index.json", {"vae": ["diffusers", "X"], "x": ["stable_diffusion", "Y"]}, []),
+        ("model_index.json", {"vae": ["os", "system"], "_ignored": ["a", "b"]}, ["high"]),
+        ("config.json", {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"]}, []),
+        ("vocab.json", {"auto_map": 17, "auto_mapping": 18}, []),
+    ],
+)
+def test_imports_are_held_to_the_list(name, table, severities, tmp_path) -> None:
+    assert found(config(tmp_path, name, **table), ImportMapping()) == severities
+
+
+@pytest.mark.parametrize("value", [None, [], ["conv_out"]])
+def test_modules_to_save_are_named(value, tmp_path) -> None:
+    severities = ["medium"] if value else []
+    assert found(config(tmp_path, modules_to_save=value), ModulesToSave()) == severities
+
+
+def test_a_config_that_cannot_be_read_is_not_verified(tmp_path) -> None:
+    (tmp_path / "config.json").write_text('{"auto_map": ')
+    report = scan([tmp_path], rules=[ImportMapping()])
+    assert (len(report.not_verified), report.outcome()) == (1, "inconclusive")
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "severities"),
+    [
+        ("modelspec.implementation", "https://github.com/a/b", []),
+        ("modelspec.description", "<lora:x:1> a < b & c", []),
+        ("modelspec.thumbnail", "data:image/jpeg;base64,AAAA", []),
+        ("ss_training_comment", "two\nlines\tand a tab", []),
+        ("modelspec.title", "\U0001f469\u200d\U0001f4bb", []),
+        ("ss_training_comment", "see https://x.test", ["low"]),
+        ("modelspec.author", "https://x.test\x1b[2J", ["medium", "low"]),
+        ("note", "x" * (1 << 21), ["low"]),
+        ("ss_tag_frequency", "x" * (1 << 21), []),
+    ],
+)
+def test_metadata_is_weighed(key, text, severities, tmp_path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"x": np.ones(2)}, {key: text})
+    assert found(path, Metadata()) == severities
+
+
+def test_a_file_that_is_an_archive_as_well_is_flagged(tmp_path) -> None:
+    archive, path = tmp_path / "z.zip", tmp_path / "a.safetensors"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("data.pkl", "x")
+    save_tensors(path, {"x": np.frombuffer(archive.read_bytes(), np.uint8)})
+    assert found(path, ContentMismatch()) == ["high"]
+    assert found(archive, ContentMismatch()) == []
