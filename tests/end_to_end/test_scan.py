@@ -1,0 +1,92 @@
+"""``loricate scan``: its exit codes, its forms, and what reaches a terminal."""
+
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from loricate.adapters.tensors import save_tensors
+from loricate.cli.exits import ExitCode
+from loricate.cli.main import run
+from loricate.testing.corpora.pickles import call, zip_torch
+
+
+@pytest.fixture
+def clean(tmp_path):
+    path = tmp_path / "clean.safetensors"
+    save_tensors(path, {"x": np.ones((2, 2), np.float32)})
+    return path
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    return zip_torch(tmp_path / "bad.pt", call("os", "getcwd"))
+
+
+@pytest.fixture
+def mild(tmp_path):
+    path = tmp_path / "mild.safetensors"
+    save_tensors(path, {"x": np.ones(2)}, {"note": "https://x.test"})
+    return path
+
+
+def test_exit_codes_are_those_of_the_verdict(clean, hostile, mild, tmp_path) -> None:
+    readme = tmp_path / "readme.md"
+    readme.write_text("words\n")
+    assert run(["scan", str(clean)]) == ExitCode.PASS
+    assert run(["scan", str(clean), str(hostile)]) == ExitCode.NEGATIVE
+    assert run(["scan", str(mild)]) == ExitCode.PASS
+    assert run(["scan", str(mild), "--fail-on", "low"]) == ExitCode.NEGATIVE
+    assert run(["scan", str(readme)]) == ExitCode.INCONCLUSIVE
+    assert run(["scan", str(tmp_path / "absent")]) == ExitCode.USAGE
+    (tmp_path / "base").mkdir()
+    no_base = ["--base", str(tmp_path / "base")]
+    assert run(["scan", str(clean), *no_base]) == ExitCode.COULD_NOT_RUN
+
+
+def test_the_gravest_file_comes_first_and_the_rest_is_counted(clean, hostile, capsys) -> None:
+    run(["scan", str(clean), str(hostile)])
+    shown = capsys.readouterr().out
+    assert shown.index("bad.pt") < shown.index("clean.safetensors")
+    assert "fail: 2 of 2 files judged, findings: 1 critical, not verified: 0" in shown
+
+
+def test_json_says_what_was_found_and_in_which_bytes(hostile, capsys) -> None:
+    assert run(["scan", str(hostile), "--json"]) == ExitCode.NEGATIVE
+    report = json.loads(capsys.readouterr().out)
+    (subject,) = report["subjects"]
+    (finding,) = subject["findings"]
+    assert (report["verdict"], report["fail_on"]) == ("fail", "high")
+    assert (finding["rule"], finding["severity"], finding["where"]) == (
+        "pickle",
+        "critical",
+        "os.getcwd",
+    )
+    assert len(subject["sha256"]) == 64
+
+
+def test_sarif_and_junit_go_to_files(hostile, mild, tmp_path, capsys) -> None:
+    sarif, junit = tmp_path / "out.sarif", tmp_path / "out.xml"
+    files = [str(hostile), str(mild)]
+    assert run(["scan", *files, "--sarif", "--out", str(sarif)]) == ExitCode.NEGATIVE
+    assert run(["scan", *files, "--junit", "--out", str(junit)]) == ExitCode.NEGATIVE
+    assert capsys.readouterr().out == ""
+    results = json.loads(sarif.read_text())["runs"][0]["results"]
+    assert {(each["ruleId"], each["level"]) for each in results} == {
+        ("pickle", "error"),
+        ("metadata", "note"),
+    }
+    suite = ElementTree.parse(junit).getroot().find("testsuite")
+    assert suite.get("failures") == "1"
+    assert any("low: " in (each.text or "") for each in suite.iter("system-out"))
+
+
+def test_nothing_in_a_file_reaches_the_terminal_as_it_is(tmp_path, capsys) -> None:
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"x": np.ones(2)}, {"k\x1b[2J": "\x1b]0;owned\x07"})
+    run(["scan", str(path), "--fail-on", "medium"])
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert r"\x1b[2J" in shown
