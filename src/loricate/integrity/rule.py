@@ -51,7 +51,7 @@ class Rule(ABC):
             message: What was found, in words.
             advice: What to do about it.
             where: Module, tensor or key in the file.
-            **evidence: Numbers and texts the judgement rests on.
+            evidence: Numbers and texts the judgement rests on.
         """
         return Finding(
             rule=key_of(type(self)),
