@@ -132,7 +132,7 @@ def plain_config(adapter: Adapter, **changes: object) -> dict[str, object]:
 
     Args:
         adapter: The updates, of one rank and scale.
-        **changes: Settings that differ.
+        changes: Settings that differ.
     """
     first = next(iter(adapter.values()))
     return {

@@ -71,7 +71,7 @@ class RawFile:
         Args:
             index: Position of the tensor.
             name: Another name for it.
-            **changes: Fields of its entry.
+            changes: Fields of its entry.
         """
         old = self.names[index]
         value = Pairs({**dict(self.entry(index)), **changes}.items())

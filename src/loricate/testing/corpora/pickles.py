@@ -24,7 +24,7 @@ def call(module: str, function: str, *arguments: str) -> bytes:
     Args:
         module: Where the function is.
         function: Its name.
-        *arguments: What it is called with.
+        arguments: What it is called with.
     """
     texts = b"".join(b"X" + len(each).to_bytes(4, "little") + each.encode() for each in arguments)
     return b"\x80\x02c" + f"{module}\n{function}\n".encode() + b"(" + texts + b"tR."
