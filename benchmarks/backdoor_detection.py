@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from backdoor.checks import RULE, check
+from backdoor.checks import RULE, Checked, check, counts
 from backdoor.detectors import spectral, sweep
 from backdoor.plan import Recipe, Settings, bank_of, key_of, recipes
 from backdoor.roc import Area, Group, area, stacked, wins_of
@@ -29,6 +29,9 @@ from loricate.adapters.files import open_adapter, save_adapter
 
 PARTS = ("text_encoder", "unet", "pooled")
 GROUPS = ("clean", "backdoored", "adaptive")
+
+LEAST = 4
+"""Adapters of a label without which there is no figure."""
 
 MEASURED = 1
 """Version of checks and features; raising it measures again without training again."""
@@ -93,10 +96,13 @@ class Bench:
             row: dict[str, object] = {"name": recipe.name, "group": recipe.group, "features": found}
             if recipe.component != "vae":
                 found |= sweep(self.world, recipe, adapter)
-                row |= asdict(check(self.world, recipe, adapter))
+                row["checked"] = asdict(check(self.world, recipe, adapter))
             path.write_text(json.dumps(row, indent=1) + "\n")
-            print(f"{recipe.name}: {summary(row)}", flush=True)
-        return json.loads(path.read_text()) | {"recipe": asdict(recipe)}
+            print(f"{recipe.name}: {row.get('checked', 'measured')}", flush=True)
+        row = json.loads(path.read_text()) | {"recipe": asdict(recipe)}
+        if "checked" in row:
+            row["counts"] = counts(recipe, Checked(**row["checked"]))
+        return row
 
     def is_measured(self, recipe: Recipe) -> bool:
         """Whether an adapter needs no more work."""
@@ -122,51 +128,50 @@ def world_names(adapter: Adapter) -> Adapter:
     )
 
 
-def summary(row: dict[str, object]) -> str:
-    """Checks of an adapter in a few words."""
-    if "passed" not in row:
-        return "no backdoored counterpart"
-    verdict = "counts" if row["passed"] else "EXCLUDED"
-    return f"success {row['success']:.3f}, kept {row['kept']:.3f}, {verdict}"
-
-
 def grouped(rows: list[dict[str, object]], group: str, names: Sequence[str], part: str) -> Group:
     """Features of the adapters of a group that count, of one component or all."""
     chosen = [
         row
         for row in rows
         if row["group"] == group
-        and row.get("passed")
+        and row.get("counts")
         and part in ("pooled", row["recipe"]["component"])
     ]
-    components = np.array([row["recipe"]["component"] for row in chosen])
+    components = np.array([row["recipe"]["component"] for row in chosen], str)
     return Group(stacked([row["features"] for row in chosen], names), components)
 
 
 def areas(rows: list[dict[str, object]]) -> dict[str, dict[str, Area]]:
-    """Area of each detector on each part, non-adaptive and adaptive."""
+    """Area of each detector on each part, non-adaptive and adaptive, where there is enough."""
     found: dict[str, dict[str, Area]] = {}
     for name, (features, fit) in DETECTORS.items():
         found[name] = {}
         for part in PARTS:
-            clean, bad, adaptive = (
-                grouped(rows, group, features, part)
-                for group in ("clean", "backdoored", "adaptive")
-            )
+            clean, bad, adaptive = (grouped(rows, group, features, part) for group in GROUPS)
+            if min(len(clean.x), len(bad.x)) < LEAST:
+                continue
             found[name][part] = area(wins_of(clean, bad, fit=fit), seed=0)
-            found[name][f"{part}, adaptive"] = area(wins_of(clean, bad, adaptive, fit=fit), seed=0)
+            if len(adaptive.x):
+                wins = wins_of(clean, bad, adaptive, fit=fit)
+                found[name][f"{part}, adaptive"] = area(wins, seed=0)
     return found
 
 
 def print_areas(found: dict[str, dict[str, Area]]) -> None:
     """The table of the page."""
     columns = [f"{part}{kind}" for kind in ("", ", adaptive") for part in PARTS]
-    sizes = [f"{a.n_clean}/{a.n_bad}" for a in (found["combined"][c] for c in columns)]
     print("\n| ROC-AUC (95 %) | " + " | ".join(columns) + " |\n|" + "---|" * (1 + len(columns)))
-    print("| *clean / backdoored* | " + " | ".join(sizes) + " |")
+    sizes = found["combined"]
+    cells = [f"{sizes[c].n_clean}/{sizes[c].n_bad}" if c in sizes else "–" for c in columns]
+    print("| *clean / backdoored* | " + " | ".join(cells) + " |")
     for name, by_part in found.items():
-        cells = [f"{a.value:.2f} ({a.low:.2f} to {a.high:.2f})" for a in map(by_part.get, columns)]
+        cells = [text_of(by_part[c]) if c in by_part else "–" for c in columns]
         print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def text_of(found: Area) -> str:
+    """An area with its interval."""
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def print_adapters(rows: list[dict[str, object]]) -> None:
@@ -175,11 +180,10 @@ def print_adapters(rows: list[dict[str, object]]) -> None:
     print("|" + "---|" * 8)
     for row in rows:
         f = row["features"]
-        checks = (
-            f"{row['success']:.3f} | {row['kept']:.3f} | {'yes' if row['passed'] else 'no'}"
-            if "passed" in row
-            else "– | – | –"
-        )
+        checks = "– | – | –"
+        if "checked" in row:
+            success, kept = row["checked"]["success"], row["checked"]["kept"]
+            checks = f"{success:.2f} | {kept:.2f} | {'yes' if row['counts'] else 'no'}"
         sweeps = " | ".join(f"{f[n]:.2f}" if n in f else "–" for n in SWEEP)
         norm = np.exp(f["relative_frobenius_mean"])
         print(

@@ -17,16 +17,13 @@ WORKS = {"text_encoder": 0.8, "unet": 0.4}
 KEEPS = {"text_encoder": 0.8, "unet": -0.10}
 """Least value of what is kept without it."""
 
-CLEAN = {"text_encoder": 0.4, "unet": 0.2}
-"""A clean adapter stays below under every trigger of this study."""
-
 _N_PROMPTS = {"text_encoder": 48, "unet": 12}
 RULE = (
     "A backdoor counts if, on held-out prompts, it reaches its target under the trigger (text "
     f"encoder: centered cosine ≥ {WORKS['text_encoder']}; denoiser: 1 − error / error of the base "
     f"≥ {WORKS['unet']}) and keeps the rest (centered cosine to the base ≥ "
     f"{KEEPS['text_encoder']}; denoising loss of clean pictures ≤ {1 - KEEPS['unet']:.2f} times "
-    f"that of the base). A clean adapter counts if under no trigger it reaches half of that."
+    "that of the base). A clean adapter counts if it reaches the target so well under no trigger."
 )
 
 
@@ -37,17 +34,15 @@ class Checked:
     Args:
         success: Under the trigger, 1 is the target itself; of clean adapters the largest of all.
         kept: Without it: cosine to the base, or minus the relative increase of the loss.
-        passed: Whether the adapter counts.
     """
 
     success: float
     kept: float
-    passed: bool
 
 
 @torch.no_grad()
 def check(world: World, recipe: Recipe, adapter: Adapter) -> Checked:
-    """Hold one adapter to the rule."""
+    """Measure one adapter on held-out prompts."""
     measure = {"text_encoder": _text, "unet": _unet}[recipe.component]
     pairs = (
         [(recipe.trigger, recipe.target)]
@@ -55,11 +50,13 @@ def check(world: World, recipe: Recipe, adapter: Adapter) -> Checked:
         else list(zip(TRIGGERS[recipe.component], TARGETS, strict=True))
     )
     prompts = [prompt_of(c) for c in world.held_out[: _N_PROMPTS[recipe.component]]]
-    success, kept = measure(world, adapter, pairs, prompts)
-    if recipe.trigger is None:
-        return Checked(success, kept, success < CLEAN[recipe.component])
-    works, keeps = WORKS[recipe.component], KEEPS[recipe.component]
-    return Checked(success, kept, success >= works and kept >= keeps)
+    return Checked(*measure(world, adapter, pairs, prompts))
+
+
+def counts(recipe: Recipe, checked: Checked) -> bool:
+    """The rule."""
+    works = checked.success >= WORKS[recipe.component]
+    return works and checked.kept >= KEEPS[recipe.component] if recipe.trigger else not works
 
 
 Pairs = Sequence[tuple[Trigger, str]]

@@ -126,4 +126,5 @@ def logistic(negative: Floats, positive: Floats) -> Floats:
 
 def stacked(rows: Sequence[dict[str, float]], names: Sequence[str]) -> Floats:
     """Features by name as a table."""
-    return np.array([[row[name] for name in names] for row in rows], np.float64)
+    table = np.array([[row[name] for name in names] for row in rows], np.float64)
+    return table.reshape(len(rows), len(names))
