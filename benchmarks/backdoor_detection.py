@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=Settings.seed)
     parser.add_argument("--only", default="", help="train and measure names with this part alone")
     parser.add_argument("--finished", action="store_true", help="leave out what is not there yet")
+    parser.add_argument("--failed", action="store_true", help="count backdoors that fail too")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -209,8 +210,10 @@ def main() -> None:
     rows = [bench.row(r) for r in wanted if not args.finished or bench.is_measured(r)]
     if args.only:
         return
-    found = areas(rows)
     print_adapters(rows)
+    for row in rows if args.failed else ():
+        row["counts"] = "checked" in row
+    found = areas(rows)
     print_areas(found)
     print(f"\n{RULE}\n{time.monotonic() - start:.0f} s")
     if args.json:
