@@ -84,6 +84,10 @@ def tensor(*shape, size=4):
 
 # Found by the fuzzer: each once ended in something else than a refusal or a report.
 REGRESSIONS = {
+    "alpha without factors beside a name without letters": (
+        "scan",
+        file_of({"": tensor(1), "lora_unet_a.alpha": tensor(size=0) | {"shape": [0]}}, bytes(4)),
+    ),
     "65 axes": ("header", file_of({"a": tensor(*[1] * 65)}, bytes(4))),
     "empty and immense": ("header", file_of({"a": tensor(0, 2**62, size=0)})),
     "a factor without axes": (

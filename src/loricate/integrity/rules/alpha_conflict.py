@@ -100,13 +100,13 @@ def _modules(file: TensorFile) -> dict[str, dict[str, str]]:
     for key in file:
         if (role := role_of(key)) is not None:
             modules.setdefault(role[0], {})[role[1]] = key
-    return {name: keys for name, keys in modules.items() if _has_rank(file, keys.get("A", ""))}
+    return {n: keys for n, keys in modules.items() if "A" in keys and _has_rank(file, keys["A"])}
 
 
 def _has_rank(file: TensorFile, key: str) -> bool:
     # Scalars and factors of rank 0 have no scale; that they are no adapter is said elsewhere.
-    info = file.infos.get(key)
-    return info is not None and len(info.shape) > 0 and info.shape[0] > 0
+    shape = file.infos[key].shape
+    return len(shape) > 0 and shape[0] > 0
 
 
 def _prefix(name: str) -> str:

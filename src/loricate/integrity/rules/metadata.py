@@ -99,6 +99,7 @@ class Metadata(Rule):
 
 def _texts(subject: Subject) -> Iterator[tuple[str, str]]:
     for key, text in subject.header.metadata if subject.header is not None else ():
+        yield key, key  # shown as well as the text
         is_address = key.startswith("modelspec.") and _PLAIN_ADDRESS.fullmatch(str(text))
         if isinstance(text, str) and not is_address:
             yield key, text

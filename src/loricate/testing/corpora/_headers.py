@@ -145,6 +145,7 @@ HEADERS = (
 _TEXTS: dict[str, tuple[dict[str, str], Severity]] = {
     "script": ({"ss_training_comment": "<script>alert(1)</script>"}, _MEDIUM),
     "html_with_a_handler": ({"modelspec.title": "<img src=x onerror=alert(1)>"}, _MEDIUM),
+    "script_as_a_key": ({"<script>alert(1)</script>": "fine"}, _MEDIUM),
     "html_frame": ({"modelspec.description": '<iframe src="//x.test"></iframe>'}, _MEDIUM),
     "script_url": ({"modelspec.author": "javascript:alert(document.cookie)"}, _MEDIUM),
     "control_characters": ({"ss_training_comment": "fine\x08\x08\x08\x08evil"}, _MEDIUM),
