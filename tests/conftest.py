@@ -11,6 +11,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
+
+# Draws from the global generator when it is first imported.
+import rich.console  # noqa: F401
 from hypothesis import settings
 
 from loricate.basics.seeds import derive_seed

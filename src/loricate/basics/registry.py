@@ -80,8 +80,7 @@ def names(kind: str) -> tuple[str, ...]:
     Raises:
         ConfigError: There is no such kind.
     """
-    own = (path.stem for path in _folder(kind).glob("[!_]*.py"))
-    return (*sorted(own), *sorted(_foreign(kind)))
+    return (*_own(kind), *sorted(_foreign(kind)))
 
 
 def get(kind: str, name: str) -> type[Any]:
@@ -100,8 +99,8 @@ def get(kind: str, name: str) -> type[Any]:
     """
     _require_known(kind, name)
     try:
-        if name in (foreign := _foreign(kind)):
-            return _as_class(foreign[name].load(), kind, name)
+        if name not in _own(kind):
+            return _as_class(_foreign(kind)[name].load(), kind, name)
         return _public_class(import_module(_module_name(kind, name)))
     except ModuleNotFoundError as error:
         if missing := PrerequisiteError.from_import(error):
@@ -142,7 +141,8 @@ def describe(kind: str, name: str) -> Entry:
         ConfigError: Unknown kind or name.
     """
     _require_known(kind, name)
-    if (point := _foreign(kind).get(name)) is not None:
+    if name not in _own(kind):
+        point = _foreign(kind)[name]
         origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
         return Entry(kind, name, f"Provided by {origin}.", ())
     return _parse(kind, name, (_folder(kind) / f"{name}.py").read_text(encoding="utf-8"))
@@ -158,13 +158,18 @@ def _module_name(kind: str, name: str) -> str:
     return ".".join(["loricate", *KINDS[kind].split("/"), name])
 
 
+def _own(kind: str) -> list[str]:
+    return sorted(path.stem for path in _folder(kind).glob("[!_]*.py"))
+
+
 def _foreign(kind: str) -> dict[str, EntryPoint]:
     points = entry_points(group=f"loricate.{kind}")
     return {f"{point.dist.name}/{point.name}": point for point in points if point.dist}
 
 
 def _require_known(kind: str, name: str) -> None:
-    if name not in (known := names(kind)):
+    # Third parties' names cost a walk over all that is installed.
+    if name not in _own(kind) and name not in (known := names(kind)):
         raise ConfigError(_unknown(kind, name, known))
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from loricate.cli.helpers import log, print_table
+from loricate.cli.helpers import json_text, log, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -100,7 +99,7 @@ def _text(
         table = sarif(outcomes)
     else:
         table = {**extra, "verdict": verdict, "checks": [asdict(each) for each in outcomes]}
-    return json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False)
+    return json_text(table)
 
 
 def _write(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ A command file looks like this::
 """
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ __all__ = [
     "ProgressReport",
     "conclude",
     "json_option",
+    "json_text",
     "log",
     "print_json",
     "print_table",
@@ -118,7 +120,27 @@ def print_json(value: object) -> None:
     Args:
         value: Plain lists, tables and scalars.
     """
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    click.echo(json_text(value))
+
+
+def json_text(value: object) -> str:
+    """A value as indented JSON in ASCII, which no terminal and no file name can break.
+
+    Args:
+        value: Plain lists, tables and scalars. NaN and infinity, which JSON lacks, become text.
+    """
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case dict():
+            return {key: _finite(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_finite(each) for each in value]
+    return value
 
 
 def print_table(

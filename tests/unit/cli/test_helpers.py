@@ -1,9 +1,10 @@
 import json
+import math
 import sys
 
 import pytest
 
-from loricate.cli.helpers import print_json, print_table, progress_report
+from loricate.cli.helpers import json_text, print_json, print_table, progress_report
 
 
 def test_a_table_in_a_pipe_is_one_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,9 +26,14 @@ def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == {"σ": [1.5, None]}
 
 
-def test_json_has_no_nan() -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        print_json(float("nan"))
+def test_numbers_that_json_lacks_become_text() -> None:
+    found = json.loads(json_text({"a": [1.5, math.nan], "b": (math.inf, {"c": -math.inf})}))
+    assert found == {"a": [1.5, "nan"], "b": ["inf", {"c": "-inf"}]}
+
+
+def test_no_name_breaks_json() -> None:
+    assert json_text("\x9b\ud800").isascii()
+    assert json.loads(json_text("\x9b\ud800")) == "\x9b\ud800"
 
 
 def test_off_a_terminal_a_stage_is_two_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,8 +57,8 @@ class Pickle(Rule):
         """One finding for each import, and what could not be read."""
         with subject.path.open("rb") as file, _silenced() as complaints:
             if (unopened := _unopened(file)) is not None:
+                # Loaders may see something else in the same bytes, so the rest is looked at too.
                 yield self.not_verified(subject, f"{unopened}, which is not opened")
-                return
             if subject.content is Content.OTHER and not _may_call(file):
                 return
             try:

@@ -9,6 +9,7 @@ import pytest
 
 from loricate.adapters.tensors import save_tensors
 from loricate.basics import registry
+from loricate.integrity.finding import Finding
 from loricate.integrity.rules.base_mutating_init import BaseMutatingInit
 from loricate.integrity.rules.content_mismatch import ContentMismatch
 from loricate.integrity.rules.import_mapping import ImportMapping
@@ -17,6 +18,7 @@ from loricate.integrity.rules.modules_to_save import ModulesToSave
 from loricate.integrity.rules.pickle import Pickle
 from loricate.integrity.rules.regex_pattern import RegexPattern
 from loricate.integrity.scan import scan
+from loricate.integrity.subject import Subject
 from loricate.testing.corpora import pickles
 from loricate.testing.corpora.hostile import HOSTILE
 
@@ -174,3 +176,12 @@ def test_a_file_that_is_an_archive_as_well_is_flagged(tmp_path) -> None:
     save_tensors(path, {"x": np.frombuffer(archive.read_bytes(), np.uint8)})
     assert found(path, ContentMismatch()) == ["high"]
     assert found(archive, ContentMismatch()) == []
+
+
+def test_a_pickle_that_looks_like_an_archive_is_followed_all_the_same(tmp_path) -> None:
+    text = b"a" * 250 + b"ustar"
+    stream = b"\x80\x02X" + len(text).to_bytes(4, "little") + text + b"0cos\ngetcwd\n(tR."
+    (tmp_path / "model.bin").write_bytes(stream)
+    assert stream[257:262] == b"ustar"
+    found = list(Pickle().check(Subject(tmp_path / "model.bin")))
+    assert any(isinstance(each, Finding) and each.where == "os.getcwd" for each in found)
