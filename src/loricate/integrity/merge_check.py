@@ -30,6 +30,10 @@ __all__ = ["TensorCheck", "check_merge", "name_in_diffusers"]
 # Rounding the product, the scaled product and the sum; a merge in one dtype does all three.
 _ROUNDINGS: Final = 3
 
+# How many times larger than weight and sum the terms of a product may be before it stops to count:
+# what an update adds is seldom larger than the weight.
+_CANCELLATION = 4.0
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -210,10 +214,13 @@ def _excess(before: StoredArray, after: StoredArray, patches: Sequence[Patch]) -
     # An inner product of length k is off by k roundoffs: Golub & Van Loan 2013, section 2.7.
     share = _ROUNDINGS * unit_roundoff(after) + (rank + 2) * unit_roundoff(np.zeros(1, np.float32))
     for exact, size in zip(sums, sizes, strict=True):
-        stored = flat[position : position + exact.after.size].astype(np.float64)
+        here = slice(position, position + exact.after.size)
+        stored, total = flat[here].astype(np.float64), exact.after.reshape(-1)
         with np.errstate(invalid="ignore"):
-            distance = np.abs(stored - exact.after.reshape(-1))
-        allowed = share * size.after.reshape(-1) + _smallest(after.dtype)
+            distance = np.abs(stored - total)
+        # Factors that cancel would allow anything.
+        most = _CANCELLATION * (np.abs(before.reshape(-1)[here].astype(np.float64)) + np.abs(total))
+        allowed = share * np.minimum(size.after.reshape(-1), most) + _smallest(after.dtype)
         worst = max(worst, _largest(distance / allowed))
         position += stored.size
     return worst

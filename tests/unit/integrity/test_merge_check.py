@@ -145,6 +145,23 @@ def _stored(base):
     return TensorFile(base / "unet" / "model.safetensors")
 
 
+def test_terms_that_cancel_allow_nothing(base, rng):
+    # A pair of terms that sum to zero, and are a thousand times larger than the weight.
+    target, huge = Target("unet", f"{BLOCK}.attn1.to_q"), np.float32([[1e3, -1e3]])
+    row = rng.standard_normal((1, 8)).astype(np.float32)
+    update = Update.from_factors(np.repeat(row, 2, axis=0), np.repeat(huge, 8, axis=0))
+    Merged(base=base, component=None, dtype="float16").write(
+        Adapter({target: update}), base.parent / "merged"
+    )
+
+    def tamper(tensors):
+        tensors[f"{target.module}.weight"] += np.float16(0.3)
+
+    edit(base.parent / "merged", "unet", tamper)
+    found = results(Adapter({target: update}), base, base.parent / "merged")
+    assert found[f"unet/{target.module}.weight"].passed is False
+
+
 def test_numpy_of_float32_agrees_by_an_oracle(base, merged, rng):
     adapter, folder = merged()
     name = "encoder.conv_in.weight"
