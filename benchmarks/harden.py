@@ -11,7 +11,7 @@ import copy
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from loricate.core.generators import sample_seeds
 from loricate.core.shapes import Images
 from loricate.core.threat import ThreatModel
 from loricate.core.training import silent
-from loricate.defenses._target import Target
+from loricate.defenses._target import Target, Trained
 from loricate.defenses.adversarial_lora import AdversarialLora
 from loricate.defenses.bit_depth import BitDepth
 from loricate.defenses.drift_penalty import DriftPenalty
@@ -91,22 +91,40 @@ def measure(name: str, subject: Subject, base: Subject, x: Images) -> dict[str, 
     }
 
 
+@dataclass(frozen=True)
+class Setting:
+    """Model and pictures that all tables share."""
+
+    family: Family
+    images: Images
+    x: Images
+
+    @classmethod
+    def of(cls, n_images: int) -> "Setting":
+        """The embedded model and its last held-out pictures."""
+        path = model_path("emoji-sd")
+        family = load_family(path, "cpu")
+        images = calibration_images(path, None, family.image_size)
+        # Not those that `loricate harden` is judged by, which are the first.
+        x = held_out_pictures(path, None, family.image_size).images[-n_images:]
+        return cls(family, images, x)
+
+    def trained(self, spec: AdversarialLora, *, is_dense: bool = False) -> tuple[Family, Trained]:
+        """The model with its encoder trained by a spec."""
+        twin = self.family.with_vae(copy.deepcopy(self.family.vae))
+        target = Target(twin.vae, twin.vae_posterior(), twin.encoder_prefixes, is_dense=is_dense)
+        return twin, spec.train(target, self.images, seed=0, observe=silent)
+
+
 def run(names: list[str], steps: int, n_images: int) -> list[dict[str, object]]:
     """Train and measure the named variants, the base first."""
-    path = model_path("emoji-sd")
-    family = load_family(path, "cpu")
-    images = calibration_images(path, None, family.image_size)
-    # Not those that `loricate harden` is judged by, which are the first.
-    x = held_out_pictures(path, None, family.image_size).images[-n_images:]
-    base = Subject("base", family)
+    setting = Setting.of(n_images)
+    base, x = Subject("base", setting.family), setting.x
     rows = [measure("base", base, base, x) | {"parameters": 0, "seconds": 0.0}]
     for name in names:
         spec = VARIANTS[name](default_spec(epsilon=EPSILON, steps=steps))
-        twin = family.with_vae(copy.deepcopy(family.vae))
-        is_dense = name == "full fine-tuning"
-        target = Target(twin.vae, twin.vae_posterior(), twin.encoder_prefixes, is_dense=is_dense)
         start = time.monotonic()
-        trained = spec.train(target, images, seed=0, observe=silent)
+        twin, trained = setting.trained(spec, is_dense=name == "full fine-tuning")
         seconds = round(time.monotonic() - start, 1)
         row = measure(name, Subject(name, twin), base, x)
         rows.append(row | {"parameters": trained.log.parameters, "seconds": seconds})
@@ -116,14 +134,9 @@ def run(names: list[str], steps: int, n_images: int) -> list[dict[str, object]]:
 
 def composition(steps: int, n_images: int) -> None:
     """Preprocessing before the base and before the default adapter, attacked as one."""
-    path = model_path("emoji-sd")
-    family = load_family(path, "cpu")
-    images = calibration_images(path, None, family.image_size)
-    x = held_out_pictures(path, None, family.image_size).images[-n_images:]
-    twin = family.with_vae(copy.deepcopy(family.vae))
-    target = Target(twin.vae, twin.vae_posterior(), twin.encoder_prefixes)
-    default_spec(epsilon=EPSILON, steps=steps).train(target, images, seed=0, observe=silent)
-    base = Subject("base", family)
+    setting = Setting.of(n_images)
+    family, x, base = setting.family, setting.x, Subject("base", setting.family)
+    twin, _ = setting.trained(default_spec(epsilon=EPSILON, steps=steps))
     rows: list[dict[str, object]] = []
     print(COMPOSED)
     for name, defenses in PREPROCESSING.items():
@@ -141,10 +154,8 @@ def composition(steps: int, n_images: int) -> None:
 
 def truncation(n_images: int) -> None:
     """What the article's procedure costs on clean pictures, by the energy it leaves out."""
-    path = model_path("emoji-sd")
-    family = load_family(path, "cpu")
-    x = held_out_pictures(path, None, family.image_size).images[-n_images:]
-    base = Subject("base", family)
+    setting = Setting.of(n_images)
+    family, x, base = setting.family, setting.x, Subject("base", setting.family)
     print("| energy left out of every weight | clean drift |\n|---|---|")
     for left_out in (1e-4, 1e-3, 2e-3, 4e-3, 8e-3, 3e-2):
         low = SpectralTruncation(energy=1 - left_out).apply(family.vae, family.encoder_prefixes)
@@ -154,13 +165,9 @@ def truncation(n_images: int) -> None:
 
 def smooth(steps: int, n_images: int) -> None:
     """Drift under changes that are flat over blocks, which pictures themselves differ by."""
-    path = model_path("emoji-sd")
-    family = load_family(path, "cpu")
-    images = calibration_images(path, None, family.image_size)
-    x = held_out_pictures(path, None, family.image_size).images[-n_images:]
-    twin = family.with_vae(copy.deepcopy(family.vae))
-    target = Target(twin.vae, twin.vae_posterior(), twin.encoder_prefixes)
-    default_spec(epsilon=EPSILON, steps=steps).train(target, images, seed=0, observe=silent)
+    setting = Setting.of(n_images)
+    family, x = setting.family, setting.x
+    twin, _ = setting.trained(default_spec(epsilon=EPSILON, steps=steps))
     print(
         "| changes flat over | base | adapter | least at the allowed clean drift |\n|" + "---|" * 4
     )

@@ -26,8 +26,7 @@ from loricate.adapters.tensors import TensorFile, save_tensors
 from loricate.adapters.weights import open_weights
 from loricate.cli.exits import ExitCode
 from loricate.cli.main import run
-from loricate.integrity._contents import adapter_digest
-from loricate.integrity.digest import digest
+from loricate.integrity.digest import adapter_digest, digest
 from loricate.integrity.manifest import MANIFEST
 from loricate.integrity.signing import SIGNATURE
 from loricate.records.io import write_record

@@ -7,6 +7,7 @@ __all__ = [
     "HASH_KEY",
     "HEADER_KEY",
     "KOHYA_PREFIXES",
+    "PLAIN_INITS",
 ]
 
 HEADER_KEY = "lora_adapter_metadata"
@@ -40,3 +41,6 @@ COMFY_PREFIXES = {
     "text_encoders.clip_g.transformer.": "text_encoder_2",
 }
 """What stands in front of dotted names of ComfyUI."""
+
+PLAIN_INITS = ("gaussian", "orthogonal", "eva")
+"""Named initializations of PEFT that leave the base as it is, beside its flags."""

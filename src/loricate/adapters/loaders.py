@@ -11,8 +11,7 @@ from functools import cached_property
 from typing import Literal, TypeAlias, final
 
 from loricate.adapters.files import AdapterFile
-from loricate.adapters.formats._kohya_names import PREFIXES
-from loricate.adapters.formats._peft_config import HEADER_KEY
+from loricate.adapters.keys import HEADER_KEY, KOHYA_PREFIXES
 from loricate.adapters.tensors import TensorFile
 
 __all__ = ["Acceptance", "Answer", "acceptances"]
@@ -111,7 +110,7 @@ def _pipeline(facts: _Facts) -> _Verdict:
 def _misread(file: TensorFile) -> str | None:
     """What pipelines get wrong of a kohya file, if anything."""
     layers = [name.removesuffix(_DOWN) for name in file if name.endswith(_DOWN)]
-    for prefix in PREFIXES:
+    for prefix in KOHYA_PREFIXES:
         names = [name for name in layers if name.startswith(prefix)]
         alphas = {name: _alpha(file, name) for name in names}
         attention = [name for name in names if _ATTENTION.search(name)]

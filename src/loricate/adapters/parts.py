@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import final
 
 from loricate.adapters import sgm
-from loricate.adapters._staging import require_apart, staged
 from loricate.adapters.adapter import Adapter, Update
 from loricate.adapters.baking import FLOATS, Patch
 from loricate.adapters.names import spellings
 from loricate.adapters.slots import Slot, find_slot, slots_of, without_ones
+from loricate.adapters.staging import require_apart, staged
 from loricate.adapters.weights import (
     Weights,
     component_folder,

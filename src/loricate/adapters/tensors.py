@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Shaped
 from safetensors.numpy import save_file
 
-from loricate.adapters._staging import staged
+from loricate.adapters.staging import staged
 from loricate.basics.arrays import Array, dtype_name, on_cpu, to_numpy
 from loricate.basics.errors import HostileFileError, PrerequisiteError, UnsupportedError
 

@@ -9,7 +9,7 @@ from loricate.adapters.keys import BASE_DIGEST
 from loricate.adapters.tensors import to_storage
 from loricate.basics.arrays import Array
 
-__all__ = ["digest", "stated_bases"]
+__all__ = ["adapter_digest", "digest", "stated_bases"]
 
 
 def digest(tensors: Mapping[str, Array]) -> str:
@@ -31,6 +31,16 @@ def digest(tensors: Mapping[str, Array]) -> str:
         total.update(len(header).to_bytes(8, "big") + header.encode())
         total.update(stored.reshape(-1).view("u1").data)
     return total.hexdigest()
+
+
+def adapter_digest(adapter: Adapter) -> str:
+    """Digest of the factors as layers keep them, the scale folded in; what records state."""
+    factors: dict[str, Array] = {
+        f"{target}.{side}": factor
+        for target, update in adapter.items()
+        for side, factor in zip("AB", update.pair(), strict=True)
+    }
+    return digest(factors)
 
 
 def stated_bases(adapter: Adapter) -> Mapping[str, str]:

@@ -13,8 +13,9 @@ from loricate.basics.errors import (
     PrerequisiteError,
     UnsupportedError,
 )
-from loricate.integrity._contents import Contents, adapter_digest
-from loricate.integrity._hashing import FileEntry, TensorEntry
+from loricate.integrity.contents import Contents
+from loricate.integrity.digest import adapter_digest
+from loricate.integrity.hashing import FileEntry, TensorEntry
 from loricate.records.io import RECORD_FILE, write_atomically
 
 __all__ = [

@@ -22,7 +22,7 @@ from loricate.basics.errors import (
     IntegrityError,
     PrerequisiteError,
 )
-from loricate.integrity._hashing import IGNORED
+from loricate.integrity.hashing import IGNORED
 from loricate.records.io import write_atomically
 
 __all__ = ["SIGNATURE", "key_hint", "require_private_key", "sign_files", "verify_files"]
@@ -108,7 +108,7 @@ def verify_files(folder: Path, digests: Mapping[str, str], key: Path) -> None:
     known = _Known(folder.resolve().name, digests)
     try:
         if stated.options:  # which bundles of before 1.0 lack
-            config.set_hashing_config(known if stated.files is not None else _hashing(stated))
+            config.set_hashing_config(known if stated.files is not None else hashing(stated))
         # It prints warnings where results belong.
         with contextlib.redirect_stdout(sys.stderr):
             config.verify(folder, folder / SIGNATURE)
@@ -205,7 +205,7 @@ def _statement(path: Path) -> _Statement:
         raise IntegrityError(what, entries=[SIGNATURE]) from error
 
 
-def _hashing(stated: _Statement) -> Any:
+def hashing(stated: _Statement) -> Any:
     """Their hashing, set up as a bundle says; their own guess of it, in 1.1.1, fails for these."""
     config = _module("model_signing").hashing.Config()
     config.set_ignored_paths(paths=[SIGNATURE, *IGNORED]).set_allow_symlinks(True)

@@ -15,9 +15,9 @@ from loricate.adapters.tensors import TensorFile
 from loricate.adapters.weights import StoredArray, Weights, open_model
 from loricate.basics.arrays import dtype_name
 from loricate.basics.errors import IntegrityError, LoricateError
-from loricate.integrity._contents import Contents, adapter_digest
-from loricate.integrity._hashing import FileEntry
-from loricate.integrity.digest import digest
+from loricate.integrity.contents import Contents
+from loricate.integrity.digest import adapter_digest, digest
+from loricate.integrity.hashing import FileEntry
 from loricate.integrity.manifest import MANIFEST, REPORT, Manifest, differences, manifest_of
 from loricate.integrity.merge_check import TensorCheck, check_merge, name_in_diffusers
 from loricate.integrity.signing import SIGNATURE, verify_files

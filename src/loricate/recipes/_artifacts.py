@@ -6,13 +6,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from loricate.adapters.adapter import Adapter
 from loricate.adapters.formats.merged import Merged
 from loricate.adapters.formats.peft import PEFT
-from loricate.basics.arrays import Array
 from loricate.core.family import Family
 from loricate.core.shapes import Images
-from loricate.integrity.digest import digest
+from loricate.integrity.digest import adapter_digest, digest
 from loricate.records.schema import Integrity
 from loricate.surfaces.attach import Attached, merged_copy
 
@@ -75,17 +73,9 @@ def verify(
         base_digest_after=digest(family.vae.state_dict()),
         gain_zero_identical=bool(torch.equal(off, _outputs(family, images))),
         merged_max_difference=float(difference / with_adapter.abs().max()),
-        adapter_digest=digest(_factors(adapter)),
+        adapter_digest=adapter_digest(adapter),
     )
 
 
 def _outputs(family: Family, images: Images) -> Tensor:
     return family.vae_posterior()(images.to(family.device), [0] * len(images))
-
-
-def _factors(adapter: Adapter) -> dict[str, Array]:
-    return {
-        f"{target}.{side}": factor
-        for target, update in adapter.items()
-        for side, factor in zip("AB", update.pair(), strict=True)
-    }

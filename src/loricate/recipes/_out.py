@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
 
-from loricate.adapters._staging import require_apart
 from loricate.adapters.adapter import Adapter
 from loricate.adapters.files import FORMS, save_adapter
 from loricate.adapters.formats import diffusers, peft
-from loricate.adapters.formats._kohya_names import PREFIXES
 from loricate.adapters.formats.diffusers import Diffusers
 from loricate.adapters.formats.kohya import Kohya
+from loricate.adapters.keys import KOHYA_PREFIXES
+from loricate.adapters.staging import require_apart
 from loricate.adapters.tensors import TensorFile
 from loricate.basics.errors import (
     ConfigError,
@@ -35,7 +35,7 @@ _FILES = set[str]().union(*_OWN.values())
 _MARKS = (".lora_", "_lora.", ".lora.")
 _HOLDS: Mapping[str, Collection[str]] = {
     "diffusers": diffusers.COMPONENTS,
-    "kohya": set(PREFIXES.values()),
+    "kohya": set(KOHYA_PREFIXES.values()),
 }
 
 

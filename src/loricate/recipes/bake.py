@@ -13,7 +13,7 @@ from loricate.integrity.digest import digest
 from loricate.recipes._out import DtypeName, require_new, writing_to
 from loricate.recipes._sources import open_source
 
-__all__ = ["BASE_DIGEST", "BakeReport", "DtypeName", "adapter_digest", "bake"]
+__all__ = ["BASE_DIGEST", "BakeReport", "DtypeName", "bake", "baked_digest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def bake(
     """
     require_new(out, [adapter, base])
     opened = open_source(adapter, component=component, base=base).adapter
-    provenance = {"adapter": adapter_digest(opened), "gain": repr(gain)}
+    provenance = {"adapter": baked_digest(opened), "gain": repr(gain)}
     with writing_to(out):
         tensors = Merged(base=base, component=None, dtype=dtype).bake(
             opened.scaled(gain),
@@ -106,7 +106,7 @@ def bake(
     )
 
 
-def adapter_digest(adapter: Adapter) -> str:
+def baked_digest(adapter: Adapter) -> str:
     """Digest of everything that decides what an adapter adds to weights."""
     tensors: dict[str, Array] = {}
     for target, update in adapter.items():

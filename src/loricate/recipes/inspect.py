@@ -13,8 +13,8 @@ from typing import final
 
 from loricate.adapters import sgm
 from loricate.adapters.adapter import Adapter, Target, Update
+from loricate.adapters.family import family_of
 from loricate.adapters.files import AdapterFile
-from loricate.adapters.formats._metadata import family_of
 from loricate.adapters.formats.diffusers import COMPONENTS
 from loricate.adapters.keys import BASE_DIGEST, HASH_KEY
 from loricate.adapters.kinds import kind_of

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Final
 
 from loricate.basics.errors import ConfigError, ConfigProblem
-from loricate.integrity._contents import Contents, contents_of
-from loricate.integrity._hashing import measure
+from loricate.integrity.contents import Contents, contents_of
+from loricate.integrity.hashing import measure
 from loricate.integrity.manifest import MANIFEST, FileEntry, Manifest, manifest_of, write_manifest
 from loricate.integrity.signing import SIGNATURE
 

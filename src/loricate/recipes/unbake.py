@@ -16,7 +16,7 @@ from loricate.adapters.weights import Weights
 from loricate.basics.errors import ConfigError, ConfigProblem, IntegrityError
 from loricate.recipes._out import require_new, writing_to
 from loricate.recipes._sources import open_source
-from loricate.recipes.bake import adapter_digest
+from loricate.recipes.bake import baked_digest
 
 __all__ = ["UnbakeReport", "unbake"]
 
@@ -130,7 +130,7 @@ def _require_adapter(
     # Proof of the result is proof enough: a converted adapter may still be the same to the bit.
     is_proven = all(tensor.is_base for tensor in found)
     expected = stated.get(f"{PROVENANCE}adapter")
-    if not is_proven and expected not in (None, adapter_digest(adapter)):
+    if not is_proven and expected not in (None, baked_digest(adapter)):
         raise IntegrityError("the adapter, which is another than was baked, or a converted one,")
 
 

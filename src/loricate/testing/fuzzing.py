@@ -21,7 +21,7 @@ from loricate.adapters.formats.peft import CONFIG, WEIGHTS
 from loricate.adapters.keys import COMPONENT_KEY, HEADER_KEY
 from loricate.adapters.tensors import TensorFile, save_tensors
 from loricate.basics.errors import LoricateError
-from loricate.integrity._hashing import FileEntry, TensorEntry
+from loricate.integrity.hashing import FileEntry, TensorEntry
 from loricate.integrity.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from loricate.integrity.raw_header import read_header
 from loricate.integrity.scan import all_rules, scan

@@ -15,7 +15,7 @@ from loricate.basics.errors import (
     PrerequisiteError,
     UnsupportedError,
 )
-from loricate.integrity import _hashing
+from loricate.integrity import hashing
 from loricate.integrity.manifest import MANIFEST, differences, read_manifest
 from loricate.recipes.manifest import manifest, survey
 
@@ -135,7 +135,7 @@ def test_chunks_of_any_size_give_the_same_digests(folder, monkeypatch, size, rng
     lengths = [0, 1, 2, 7, 8, 30]
     tensors = {f"t{n}": rng.integers(0, 255, n, np.uint8) for n in lengths}
     save_tensors(folder / "many.safetensors", tensors)
-    monkeypatch.setattr(_hashing, "_CHUNK_BYTES", size)
+    monkeypatch.setattr(hashing, "_CHUNK_BYTES", size)
     found = survey(folder).files["many.safetensors"]
     assert found.sha256 == sha((folder / "many.safetensors").read_bytes())
     assert {name: each.sha256 for name, each in found.tensors.items()} == {

@@ -6,8 +6,7 @@ import pytest
 from loricate.adapters.adapter import Adapter, Target, Update
 from loricate.adapters.formats.kohya import Kohya
 from loricate.adapters.tensors import save_tensors
-from loricate.integrity._contents import adapter_digest
-from loricate.integrity.digest import digest
+from loricate.integrity.digest import adapter_digest, digest
 from loricate.integrity.verification import (
     Claim,
     Verification,

@@ -7,12 +7,11 @@ from pathlib import Path
 from loricate.adapters import sgm
 from loricate.adapters._base import Shapes, shapes_of_base
 from loricate.adapters.adapter import Target
-from loricate.adapters.keys import COMFY_PREFIXES
-from loricate.adapters.keys import KOHYA_PREFIXES as PREFIXES
+from loricate.adapters.keys import COMFY_PREFIXES, KOHYA_PREFIXES
 from loricate.adapters.names import without_tower
 from loricate.basics.errors import ConfigError, ConfigProblem, nearest
 
-__all__ = ["PREFIXES", "is_kohya", "resolve", "underscored"]
+__all__ = ["is_kohya", "resolve", "underscored"]
 
 _UNBOUND = "lycoris_"
 """What LyCORIS puts in front of every module when it wraps a lone model."""
@@ -66,11 +65,11 @@ def resolve(
 
 def _owner(name: str, component: str | None, file: Path) -> tuple[str, str]:
     """Prefix and component of a name."""
-    prefix = next(filter(name.startswith, PREFIXES), None)
+    prefix = next(filter(name.startswith, KOHYA_PREFIXES), None)
     if prefix is not None:
-        return prefix, PREFIXES[prefix]
+        return prefix, KOHYA_PREFIXES[prefix]
     if not name.startswith(_UNBOUND):
-        expected = f"a name after one of {', '.join(PREFIXES)}"
+        expected = f"a name after one of {', '.join(KOHYA_PREFIXES)}"
         raise ConfigError(ConfigProblem(key="key", expected=expected, got=name), file=file)
     if component is None:
         expected = "what this lone model is"

@@ -15,7 +15,7 @@ from loricate.adapters.keys import COMPONENT_KEY, HEADER_KEY
 from loricate.adapters.tensors import TensorFile
 from loricate.basics.errors import ConfigError, ConfigProblem
 
-__all__ = ["family_of", "kept", "kohya_metadata", "stated_component"]
+__all__ = ["kept", "kohya_metadata", "stated_component"]
 
 # What a file says about itself, which is not true of the next one.
 _OWN = frozenset(

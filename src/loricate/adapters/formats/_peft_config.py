@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
-from loricate.adapters.keys import HEADER_KEY
+from loricate.adapters.keys import HEADER_KEY, PLAIN_INITS
 from loricate.adapters.names import without_tower
 from loricate.adapters.tensors import TensorFile
 from loricate.basics.errors import (
@@ -21,7 +21,6 @@ from loricate.basics.errors import (
 )
 
 __all__ = [
-    "HEADER_KEY",
     "PEFTConfig",
     "config_table",
     "header_config",
@@ -57,7 +56,7 @@ _HARMLESS_KEYS = frozenset(
     }
 )
 # Other initializations rewrite the base, so that the factors alone do not say what they do.
-_PLAIN_INITS = (True, False, None, "gaussian", "orthogonal", "eva")
+_PLAIN_INITS = (True, False, None, *PLAIN_INITS)
 
 
 @final

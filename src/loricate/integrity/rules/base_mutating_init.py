@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+from loricate.adapters.keys import PLAIN_INITS
 from loricate.integrity._settings import JSON_OR_HEADER, settings_of
 from loricate.integrity.finding import Finding, NotVerified, Severity
 from loricate.integrity.rule import Rule
@@ -36,7 +37,7 @@ class BaseMutatingInit(Rule):
 
     applies_to: ClassVar[frozenset[Content]] = JSON_OR_HEADER
 
-    plain: tuple[str, ...] = ("gaussian", "orthogonal", "eva", "mica")
+    plain: tuple[str, ...] = (*PLAIN_INITS, "mica")
 
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
         """One finding for each setting."""

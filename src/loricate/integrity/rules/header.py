@@ -70,40 +70,33 @@ class Header(Rule):
         for name, entry in header.entries:
             if isinstance(entry, Pairs):
                 doubles += [(key, name) for key in entry.repeated()]
-        for key, place in doubles[: self.max_shown]:
-            yield self.finding(
-                subject,
-                Severity.HIGH,
-                f"{key!r} stands twice in {place!r}, so programs read different files",
-                advice=_REWRITE,
-                where=key,
-                n_repeated=len(doubles),
-            )
+        shown = [
+            (key, f"{key!r} stands twice in {place!r}, so programs read different files")
+            for key, place in doubles
+        ]
+        yield from self._listed(subject, Severity.HIGH, "n_repeated", shown)
 
     def _names(self, subject: Subject, header: RawHeader) -> Iterator[Finding]:
         names = [name for name, _ in header.tensors] + [key for key, _ in header.metadata]
         odd = [n for n in names if not n or _CONTROL.search(n) or _PATH.search(n)]
-        for name in odd[: self.max_shown]:
-            yield self.finding(
-                subject,
-                Severity.HIGH,
-                f"the name {name!r} leads out of a folder or hides characters",
-                advice=_REWRITE,
-                where=name,
-                n_names=len(odd),
-            )
+        shown = [(n, f"the name {n!r} leads out of a folder or hides characters") for n in odd]
+        yield from self._listed(subject, Severity.HIGH, "n_names", shown)
 
     def _fields(self, subject: Subject, header: RawHeader) -> Iterator[Finding]:
-        unknown = [(name, key) for name, entry in header.tensors for key in _unknown(entry)]
-        for name, key in unknown[: self.max_shown]:
-            yield self.finding(
-                subject,
-                Severity.MEDIUM,
-                f"{name!r} has a field {key!r} that the format does not know",
-                advice=_REWRITE,
-                where=name,
-                n_fields=len(unknown),
-            )
+        shown = [
+            (name, f"{name!r} has a field {key!r} that the format does not know")
+            for name, entry in header.tensors
+            for key in _unknown(entry)
+        ]
+        yield from self._listed(subject, Severity.MEDIUM, "n_fields", shown)
+
+    def _listed(
+        self, subject: Subject, severity: Severity, counted: str, found: list[tuple[str, str]]
+    ) -> Iterator[Finding]:
+        """A finding for each (place, message), up to the limit, with the number of all."""
+        for where, message in found[: self.max_shown]:
+            evidence = {counted: len(found)}
+            yield self.finding(subject, severity, message, advice=_REWRITE, where=where, **evidence)
 
     def _blanks(self, subject: Subject, header: RawHeader) -> Iterator[Finding]:
         text = header.text

@@ -8,14 +8,13 @@ from typing import Final, final
 from loricate.adapters.adapter import Adapter
 from loricate.adapters.files import open_adapter
 from loricate.adapters.formats.peft import CONFIG, WEIGHTS
-from loricate.basics.arrays import Array
 from loricate.basics.errors import LoricateError
-from loricate.integrity._hashing import FileEntry
-from loricate.integrity.digest import digest, stated_bases
+from loricate.integrity.digest import stated_bases
+from loricate.integrity.hashing import FileEntry
 from loricate.records.io import RECORD_FILE, read_record
 from loricate.records.schema import RunRecord
 
-__all__ = ["HARDENED", "Contents", "adapter_digest", "contents_of"]
+__all__ = ["HARDENED", "Contents", "contents_of"]
 
 HARDENED: Final = "vae"
 """Component whose base the record of a run states."""
@@ -72,16 +71,6 @@ def contents_of(folder: Path, files: Mapping[str, FileEntry]) -> Contents:
         except LoricateError as error:
             unread[RECORD_FILE] = str(error)
     return Contents(folder=folder, record=record, adapters=adapters, unread=unread)
-
-
-def adapter_digest(adapter: Adapter) -> str:
-    """Digest of the factors as layers keep them, the scale folded in; what records state."""
-    factors: dict[str, Array] = {
-        f"{target}.{side}": factor
-        for target, update in adapter.items()
-        for side, factor in zip("AB", update.pair(), strict=True)
-    }
-    return digest(factors)
 
 
 def _adapter_paths(files: Mapping[str, FileEntry]) -> Iterable[str]:
