@@ -58,6 +58,8 @@ _HIGHLIGHTS = (
     HASH_KEY,
 )
 _CHUNK = 1 << 20
+# More of them wait for Python's lock more than they work.
+_WORKERS = 2
 
 
 @final
@@ -219,7 +221,7 @@ def inspect(
     """
     modules = []
     # Arrays and hashes are worked on without Python's lock.
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(_WORKERS) as pool:
         hash_holds = pool.submit(_hash_holds, path)
         found = _open(path, component, base)
         for module in pool.map(_summary, found.adapter, found.adapter.values()):
