@@ -1,0 +1,176 @@
+"""``loricate compare``: runs side by side."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from loricate.cli.helpers import json_option, log, print_json, print_table
+
+if TYPE_CHECKING:
+    from loricate.recipes.compare import Column, Comparison, Condition
+
+__all__ = ["command"]
+
+_SHOWN_DIFFERENCES = 8
+
+
+@click.command()
+@click.argument(
+    "runs",
+    metavar="RUN...",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+)
+@click.option(
+    "--subject",
+    "subjects",
+    multiple=True,
+    metavar="NAME",
+    help="Model to show, such as control_plain. Repeatable.",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="Metric to show, such as edit_ssim. Repeatable.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Draw the table into a PNG, SVG or PDF file.",
+)
+@json_option
+def command(
+    runs: tuple[Path, ...],
+    subjects: tuple[str, ...],
+    metrics: tuple[str, ...],
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Put the numbers of runs side by side, with their intervals.
+
+    RUN is a folder that harden or evaluate wrote. One run shows its own models; several show the
+    base of the first and the hardened model of each. Settings in which runs differ are listed, as
+    numbers under other conditions answer another question. Runs on the same pictures are tested
+    pair by pair. Only record.json and rows.jsonl are read; no torch is needed.
+    """
+    from loricate.recipes.compare import compare
+
+    comparison = compare(runs, subjects=subjects, metrics=metrics)
+    if plot is not None:
+        _plot(comparison, plot)
+    if as_json:
+        print_json(_as_json(comparison))
+        return
+    _print(comparison)
+    if plot is not None:
+        log(f"plot: {plot}")
+
+
+def _print(comparison: Comparison) -> None:
+    from loricate.report.words import interval, metric_label
+
+    names = _column_names(comparison)
+    for metric in dict.fromkeys(condition.metric for condition in comparison.rows):
+        rows = [
+            (_label(condition), *(interval(row[c]) if c in row else "" for c in names))
+            for condition, row in comparison.rows.items()
+            if condition.metric == metric
+        ]
+        print_table(("attack", *names.values()), rows, title=metric_label(metric))
+        click.echo()
+    if comparison.paired:
+        _print_paired(comparison)
+    _warn(comparison)
+
+
+def _print_paired(comparison: Comparison) -> None:
+    from loricate.records.names import epsilon_text
+
+    rows = [
+        (t.first, t.second, epsilon_text(t.epsilon), t.n, t.only_first, t.only_second, t.p_value)
+        for t in comparison.paired
+    ]
+    columns = ("first", "second", "epsilon", "n", "only first broken", "only second", "p")
+    title = "same samples, hardened models, worst case (exact McNemar, Holm)"
+    print_table(columns, [(*row[:-1], float(f"{row[-1]:.2g}")) for row in rows], title=title)
+
+
+def _warn(comparison: Comparison) -> None:
+    for name in comparison.quick:
+        log(f"note: {name} is a quick run; its intervals are wide")
+    for name, errors in comparison.unreliable.items():
+        log(f"unreliable: {name} has failed checks: {', '.join(errors)}")
+    if comparison.differences:
+        log("the runs differ in settings their numbers depend on; compare with care:")
+    for each in comparison.differences[:_SHOWN_DIFFERENCES]:
+        log(f"  {each.key}: {' | '.join(map(str, each.values))}")
+    if (rest := len(comparison.differences) - _SHOWN_DIFFERENCES) > 0:
+        log(f"  and {rest} more; --json lists all")
+
+
+def _plot(comparison: Comparison, path: Path) -> None:
+    from loricate.report.forest_plot import Panel, save_forest_plot
+    from loricate.report.words import metric_label
+
+    names = _column_names(comparison)
+    panels = [
+        Panel(
+            title=metric_label(metric),
+            rows={
+                _label(condition): {names[column]: a for column, a in row.items()}
+                for condition, row in comparison.rows.items()
+                if condition.metric == metric
+            },
+        )
+        for metric in dict.fromkeys(condition.metric for condition in comparison.rows)
+    ]
+    save_forest_plot(panels, list(names.values()), path)
+
+
+def _column_names(comparison: Comparison) -> dict[Column, str]:
+    """Headings; the run is named where there are several."""
+    is_one = len({column.run for column in comparison.columns}) == 1
+    return {c: c.subject if is_one else f"{c.run}: {c.subject}" for c in comparison.columns}
+
+
+def _label(condition: Condition) -> str:
+    from loricate.records.names import NO_ATTACK, epsilon_text
+    from loricate.report.words import plain
+
+    if condition.attack == NO_ATTACK:
+        return "clean"
+    # Budgets of text are edits, which no fraction of 255 describes.
+    is_pixels = condition.norm in ("linf", "l2", "l1")
+    size = epsilon_text(condition.epsilon) if is_pixels else f"{condition.epsilon:g}"
+    words = (condition.attack, condition.objective)
+    named = ", ".join(plain(word) for word in words if word != NO_ATTACK)
+    return f"{named}, {size} {condition.norm}"
+
+
+def _as_json(comparison: Comparison) -> dict[str, object]:
+    rows = [
+        {
+            **asdict(condition),
+            "values": [
+                {"run": column.run, "subject": column.subject, "n": a.n}
+                | {"value": a.value, "low": a.low, "high": a.high, "level": a.level}
+                for column, a in row.items()
+            ],
+        }
+        for condition, row in comparison.rows.items()
+    ]
+    return {
+        "columns": [column._asdict() for column in comparison.columns],
+        "rows": rows,
+        "paired": [asdict(each) for each in comparison.paired],
+        "differences": [asdict(each) for each in comparison.differences],
+        "quick": list(comparison.quick),
+        "unreliable": {name: list(errors) for name, errors in comparison.unreliable.items()},
+    }

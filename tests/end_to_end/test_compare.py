@@ -1,0 +1,138 @@
+"""``loricate compare``: tables of several runs, honest about what may not be compared."""
+
+import importlib
+import json
+import math
+
+import pytest
+
+from loricate.cli.exits import ExitCode
+from loricate.cli.main import run
+from loricate.records.io import RowLog, read_record, write_record
+from loricate.records.names import Metrics
+from loricate.records.schema import SampleRow
+from loricate.testing.records import write_made_up_run
+
+# rich draws from the global generator when this is first imported.
+importlib.import_module("rich.style")
+
+EPSILON = 8 / 255
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two runs; of the same 12 pictures the first leaves 9 broken, the second none of these."""
+    for name, broken in (("first", range(9)), ("second", range(9, 10))):
+        write_made_up_run(tmp_path / name, pictures=0)
+        log = RowLog(tmp_path / name / "rows.jsonl")
+        log.extend(
+            SampleRow(
+                subject="hardened",
+                surface="vae_encoder",
+                attack="pgd",
+                objective="latent_shift",
+                epsilon=EPSILON,
+                seed=0,
+                sample=sample,
+                values=_values(float(sample in broken)),
+            )
+            for sample in range(12)
+        )
+    return tmp_path / "first", tmp_path / "second"
+
+
+def _values(broken):
+    names = ("latent_drift", "edit_feature_distance", "edit_ssim", "reconstruction_psnr")
+    rates = {"edit_broken": broken, "edit_broken_from_base": broken}
+    return dict.fromkeys(names, 0.5) | rates
+
+
+def found(capsys, *arguments):
+    assert run(["compare", *map(str, arguments), "--json"]) == ExitCode.PASS
+    return json.loads(capsys.readouterr().out)
+
+
+def test_one_run_shows_every_model_with_the_numbers_of_its_record(folders, capsys) -> None:
+    table = found(capsys, folders[0])
+    record = read_record(folders[0])
+    assert {c["subject"] for c in table["columns"]} == {a.subject for a in record.aggregates}
+    shown = {
+        (row["attack"], row["objective"], row["epsilon"], row["metric"], value["subject"]): (
+            value["value"],
+            value["low"],
+            value["high"],
+            value["n"],
+        )
+        for row in table["rows"]
+        for value in row["values"]
+    }
+    kept = {
+        (a.attack, a.objective, a.epsilon, a.metric, a.subject): (a.value, a.low, a.high, a.n)
+        for a in record.aggregates
+        if a.metric != Metrics.SSIM
+    }
+    assert shown == kept
+
+
+def test_several_runs_show_one_base_and_every_hardened_model(folders, capsys) -> None:
+    table = found(capsys, *folders)
+    columns = [(c["run"], c["subject"]) for c in table["columns"]]
+    assert columns == [("first", "base"), ("first", "hardened"), ("second", "hardened")]
+
+
+def test_runs_on_the_same_pictures_are_tested_pair_by_pair(folders, capsys) -> None:
+    [test] = found(capsys, *folders)["paired"]
+    assert (test["first"], test["second"], test["n"]) == ("first", "second", 12)
+    assert (test["only_first"], test["only_second"]) == (9, 1)
+    # Binomial: 2 * (C(10, 0) + C(10, 1)) / 2**10; one test needs no correction.
+    assert math.isclose(test["p_value"], 22 / 1024)
+
+
+def test_runs_on_other_pictures_are_not_tested_and_say_so(folders, capsys) -> None:
+    record = read_record(folders[1])
+    write_record(folders[1], record.model_copy(update={"config": record.config | {"seed": 7}}))
+    table = found(capsys, *folders)
+    assert table["paired"] == []
+    [difference] = table["differences"]
+    assert (difference["key"], difference["values"][1]) == ("seed", 7)
+
+
+def test_the_text_names_failed_checks_and_quick_runs(folders, capsys) -> None:
+    record = read_record(folders[0])
+    failed = record.checks[0].model_copy(update={"name": "zero_gradient", "level": "error"})
+    write_record(folders[0], record.model_copy(update={"quick": True, "checks": (failed,)}))
+    assert run(["compare", *map(str, folders)]) == ExitCode.PASS
+    printed = capsys.readouterr()
+    assert "Edit attack success rate" in printed.out
+    assert "exact McNemar" in printed.out
+    assert "first is a quick run" in printed.err
+    assert f"zero_gradient ({failed.subject})" in printed.err
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_the_plot_is_written(folders, tmp_path, ending, capsys) -> None:
+    path = tmp_path / f"plot.{ending}"
+    found(capsys, *folders, "--plot", path)
+    assert path.read_bytes().startswith(b"\x89PNG" if ending == "png" else b"<?xml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--metric", "latent_drfit"], "latent_drift"),
+        (["--subject", "hardend"], "hardened"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(folders, arguments, word, capsys) -> None:
+    assert run(["compare", str(folders[0]), *arguments]) == ExitCode.USAGE
+    assert f"did you mean {word!r}" in capsys.readouterr().err.lower()
+
+
+def test_a_run_named_twice_is_refused(folders, capsys) -> None:
+    assert run(["compare", str(folders[0]), str(folders[0])]) == ExitCode.USAGE
+    assert "every run once" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_record_is_refused(tmp_path, capsys) -> None:
+    assert run(["compare", str(tmp_path)]) == ExitCode.COULD_NOT_RUN
+    assert "record" in capsys.readouterr().err
