@@ -14,6 +14,7 @@ from loricate.core.generators import Seeds, generators
 from loricate.core.objective import Objective
 from loricate.core.shapes import Batch, PerSample
 from loricate.core.surface import Surface
+from loricate.core.surrogate import Surrogate
 from loricate.core.threat import ThreatModel
 
 __all__ = ["Best", "Problem"]
@@ -68,9 +69,11 @@ class Problem:
         self._surface = _Asked(surface, x)
         self._objective = objective
         self._seeds = seeds
-        count = threat.eot_samples if surface.is_random else 1
-        with torch.no_grad():
-            self._draws = [self._draw(index) for index in range(count)]
+        self._count = threat.eot_samples if surface.is_random else 1
+        self._adaptations = 0
+        if isinstance(surface, Surrogate):
+            surface.reset()
+        self._draws = self._pool()
 
     @property
     def domain(self) -> Domain:
@@ -98,6 +101,29 @@ class Problem:
     def random(self, restart: int) -> list[torch.Generator]:
         """One generator a sample for a restart."""
         return generators(self._seeds, "restart", restart)
+
+    def adapt(self, z: Batch) -> None:
+        """Let a surrogate learn from ``z``, and judge by what it has become, with new draws.
+
+        Values before and after are those of two models, and are not to be compared.
+
+        Args:
+            z: Points to learn from.
+
+        Raises:
+            UnsupportedError: The surface does not learn.
+        """
+        surrogate = self._surface.surface
+        if not isinstance(surrogate, Surrogate):
+            hint = "attack a surface of a family's fine-tuning, or use an attack without surrogate"
+            raise UnsupportedError("poisoning", by="a surface that does not learn", hint=hint)
+        self._adaptations += 1
+        surrogate.adapt(
+            z.detach(), [derive_seed(seed, "adapt", self._adaptations) for seed in self._seeds]
+        )
+        self._surface.forget()
+        self.__dict__.pop("clean_value", None)
+        self._draws = self._pool()
 
     def feasible(self, z: Batch) -> Batch:
         """Nearest point of the box to the nearest point of the ball."""
@@ -147,6 +173,11 @@ class Problem:
             raise UnsupportedError("a gradient attack", by="a surface without gradient", hint=hint)
         return value.detach(), gradient
 
+    def _pool(self) -> list[_Draw]:
+        first = self._count * self._adaptations
+        with torch.no_grad():
+            return [self._draw(first + index) for index in range(self._count)]
+
     def _draw(self, index: int) -> _Draw:
         seeds = [derive_seed(seed, "attack-draw", index) for seed in self._seeds]
         reference = self._objective.reference(self._surface, self.center, seeds)
@@ -169,17 +200,17 @@ class _Asked(Surface):
 
     def __init__(self, surface: Surface, clean: Batch) -> None:
         self.calls = 0
-        self._surface = surface
+        self.surface = surface
         self._clean = clean
         self._answers: dict[tuple[int, ...], Tensor] = {}
 
     @property
     def domain(self) -> Domain:
-        return self._surface.domain
+        return self.surface.domain
 
     @property
     def is_random(self) -> bool:
-        return self._surface.is_random
+        return self.surface.is_random
 
     def __call__(self, x: Batch, seeds: Seeds) -> Tensor:
         if x is not self._clean:
@@ -188,9 +219,13 @@ class _Asked(Surface):
             self._answers[draw] = self._ask(x, seeds).detach()
         return self._answers[draw]
 
+    def forget(self) -> None:
+        """Drop the answers of a surface that has changed."""
+        self._answers.clear()
+
     def _ask(self, x: Batch, seeds: Seeds) -> Tensor:
         self.calls += len(x)
-        return self._surface(x, seeds)
+        return self.surface(x, seeds)
 
 
 def _gradient(value: PerSample, leaf: Batch) -> Batch | None:
