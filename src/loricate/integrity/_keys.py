@@ -14,7 +14,17 @@ from loricate.adapters.keys import COMFY_PREFIXES, KOHYA_PREFIXES
 from loricate.adapters.names import canonical
 from loricate.basics.errors import ConfigError
 
-__all__ = ["PEFT_PREFIX", "Place", "Scheme", "is_adapter", "kind_of_key", "place_of", "scheme_of"]
+__all__ = [
+    "PEFT_PREFIX",
+    "Part",
+    "Place",
+    "Scheme",
+    "is_adapter",
+    "kind_of_key",
+    "part_of",
+    "place_of",
+    "scheme_of",
+]
 
 Scheme: TypeAlias = Literal["peft", "kohya", "lycoris", "comfy", "diffusers", "lone"]
 """How a file spells its modules; ``lone`` names say nothing of a component."""
@@ -29,11 +39,12 @@ _KINDS = {
     "dora": r"dora_scale|lora_magnitude_vector(?:\.\w+)*",
     "oft": r"(?:oft_(?:blocks|diag)|oft_R|rescale)(?:\.weight)?",
     "glora": r"[ab][12]\.weight",
-    "ia3": r"on_input",
+    "ia3": r"on_input|ia3_l(?:\.\w+)*",
     "bias": r"bias_(?:indices|values|size)|lora_(?:A|B|up|down)(?:\.\w+)?\.bias",
     "embedding": r"lora_embedding_[AB](?:\.\w+)?",
 }
 _PATTERNS = {kind: re.compile(rf"(.+?)\.(?:{end})") for kind, end in _KINDS.items()}
+_GLORA = frozenset({"a1.weight", "a2.weight", "b1.weight", "b2.weight"})
 _BUNDLED = re.compile(r"bundle_emb\.[^.]+\..+")
 
 
@@ -53,6 +64,22 @@ class Place(NamedTuple):
     role: str
 
 
+class Part(NamedTuple):
+    """A tensor of an update.
+
+    Args:
+        module: The module as the file spells it.
+        kind: As ``kind_of_key`` has it; ``unknown`` where only the scheme tells an update.
+        role: Its part in the update: the role in a plain pair, otherwise the end of the name.
+        key: Its name.
+    """
+
+    module: str
+    kind: str
+    role: str
+    key: str
+
+
 @lru_cache(1 << 14)
 def kind_of_key(key: str) -> str | None:
     """What a tensor is: ``lora``, another kind of update, ``bundled``, or ``None`` if unknown."""
@@ -65,7 +92,35 @@ def kind_of_key(key: str) -> str | None:
 
 def is_adapter(keys: Iterable[str]) -> bool:
     """Whether some names are those of updates, and not of a model itself."""
-    return any(kind_of_key(key) not in (None, "glora", "ia3") for key in keys)
+    quartets: dict[str, set[str]] = {}
+    for key in keys:
+        part = part_of(key)
+        if part is None:
+            continue
+        if part.kind != "glora":
+            return True
+        # A layer of a model may well be called a1; all four below one module are an update.
+        quartets.setdefault(part.module, set()).add(part.role)
+    return any(quartet >= _GLORA for quartet in quartets.values())
+
+
+def part_of(key: str) -> Part | None:
+    """What a tensor is to an update, or ``None`` where its name is not that of an update."""
+    kind = kind_of_key(key)
+    if kind == "lora":
+        module, role = role_of(key) or ("", "")
+        return Part(module, kind, role, key)
+    if kind == "bundled":
+        return Part(".".join(key.split(".")[:2]), kind, "", key)
+    if kind is not None and (match := _PATTERNS[kind].fullmatch(key)) is not None:
+        return Part(match[1], kind, key.removeprefix(f"{match[1]}."), key)
+    scheme = scheme_of(key)
+    # Whole weights below PEFT's prefix are those of a model it has wrapped.
+    is_whole = scheme == "peft" and key.endswith((".weight", ".bias"))
+    if scheme in ("peft", "kohya", "lycoris") and not is_whole:
+        module, _, end = key.rpartition(".")
+        return Part(module, "unknown", end, key)
+    return None
 
 
 def scheme_of(key: str) -> Scheme:

@@ -8,7 +8,6 @@ from loricate.adapters.tensors import TensorFile
 from loricate.adapters.weights import StoredArray
 from loricate.basics.errors import UnsupportedError
 from loricate.integrity._base_model import Base
-from loricate.integrity._keys import is_adapter
 from loricate.integrity.features import Features
 from loricate.integrity.subject import Subject
 
@@ -27,16 +26,16 @@ def tensors_of(subject: Subject) -> TensorFile:
 
 
 def adapter_of(subject: Subject) -> Adapter | None:
-    """The adapter in a file, or ``None`` where the file is something else.
+    """The updates in a file that can be judged, or ``None`` where the file is something else.
 
     Raises:
-        LoricateError: Why an adapter cannot be read.
+        LoricateError: Why none of an adapter can be read.
     """
-    if subject.adapter is not None:
-        return subject.adapter.adapter
-    if is_adapter(tensors_of(subject)):
+    tensors_of(subject)
+    readable = subject.readable
+    if readable is not None and not readable.adapter:
         raise subject.adapter_refusal or _unread("an adapter")
-    return None
+    return None if readable is None else readable.adapter
 
 
 def features_of(subject: Subject) -> Features | None:

@@ -29,6 +29,9 @@ class Rule(ABC):
     looks_inside: ClassVar[bool] = True
     """Whether a file that passes was judged; a look at its name is no judgement."""
 
+    is_essential: ClassVar[bool] = False
+    """Whether a file does not pass where this rule could not judge something in it."""
+
     @abstractmethod
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
         """What is found in a file; nothing where all of it was judged and is in order."""

@@ -34,6 +34,7 @@ class Judged:
         findings: What was found, the most severe first.
         not_verified: What could not be judged.
         passed: Keys of the rules that looked at all of it and found nothing.
+        is_open: Whether an essential rule could not judge something, so that it does not pass.
     """
 
     path: str
@@ -42,6 +43,7 @@ class Judged:
     findings: tuple[Finding, ...]
     not_verified: tuple[NotVerified, ...]
     passed: tuple[str, ...]
+    is_open: bool = False
 
     @property
     def is_judged(self) -> bool:
@@ -77,10 +79,12 @@ class ScanReport:
             fail_on: The least severity that fails.
 
         Returns:
-            ``inconclusive`` where no rule could judge anything.
+            ``inconclusive`` where no rule could judge anything, or an essential one not all.
         """
         if any(each.severity.level >= fail_on.level for each in self.findings):
             return "fail"
+        if any(each.is_open for each in self.subjects):
+            return "inconclusive"
         return "pass" if any(each.is_judged for each in self.subjects) else "inconclusive"
 
 
@@ -135,10 +139,12 @@ def _judge(subject: Subject, rules: Sequence[Rule], pool: ThreadPoolExecutor) ->
     hashed = pool.submit(_sha256, subject)
     results: list[Finding | NotVerified] = []
     passed = []
+    is_open = False
     for rule in rules:
         if _applies(rule, subject):
             own = _checked(rule, subject)
             results += own
+            is_open |= rule.is_essential and any(isinstance(each, NotVerified) for each in own)
             passed += [registry.key_of(type(rule))] if rule.looks_inside and not own else []
     if not results and not passed:
         why = "no rule judges files of this kind"
@@ -150,6 +156,7 @@ def _judge(subject: Subject, rules: Sequence[Rule], pool: ThreadPoolExecutor) ->
         findings=_gravest_first(each for each in results if isinstance(each, Finding)),
         not_verified=tuple(each for each in results if isinstance(each, NotVerified)),
         passed=tuple(passed),
+        is_open=is_open,
     )
 
 

@@ -15,6 +15,8 @@ from loricate.adapters.keys import HASH_KEY
 from loricate.adapters.tensors import TensorFile
 from loricate.basics.errors import ConfigError, LoricateError, ShapeError
 from loricate.integrity._base_model import Base
+from loricate.integrity._keys import is_adapter
+from loricate.integrity._readable import Readable, readable_part
 from loricate.integrity.features import Features, features
 from loricate.integrity.raw_header import RawHeader, is_safetensors, read_header
 
@@ -104,13 +106,22 @@ class Subject:
         return self._adapter[1]
 
     @cached_property
+    def readable(self) -> Readable | None:
+        """Updates whose numbers can be judged and what is left out, or ``None`` if it has none."""
+        if self.adapter is not None:
+            return Readable(self.adapter.adapter, {})
+        if self.tensors is None or not is_adapter(self.tensors):
+            return None
+        return readable_part(self.tensors, self.config, self.base)
+
+    @cached_property
     def features(self) -> Features | None:
         """Spectral features of the updates, from their factors alone.
 
         Raises:
             NumericalError: The product of two factors overflows.
         """
-        return None if self.adapter is None else features(self.adapter.adapter)
+        return None if self.readable is None else features(self.readable.adapter)
 
     @cached_property
     def config(self) -> Mapping[str, Any] | None:

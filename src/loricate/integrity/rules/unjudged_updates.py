@@ -1,0 +1,48 @@
+"""Updates whose numbers no rule can judge."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from loricate.basics.errors import NumericalError
+from loricate.integrity._reading import adapter_of, tensors_of
+from loricate.integrity.finding import Finding, NotVerified, Severity
+from loricate.integrity.rule import Rule
+from loricate.integrity.subject import Content, Subject
+
+__all__ = ["UnjudgedUpdates"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class UnjudgedUpdates(Rule):
+    """Modules of an adapter whose update has no numbers that could be judged.
+
+    Plain pairs, pairs of embeddings, LoHa and LoKr are judged module by module, whatever else a
+    file holds. Lists each module of another kind (DoRA, OFT, GLoRA, IA3, biases, unknown tensors),
+    or with factors that do not belong together, as not verified. Such a file does not pass: the
+    verdict is inconclusive, since what nobody has looked at may be all there is to it.
+
+    Severity: high where the product of finite factors overflows.
+    """
+
+    applies_to: ClassVar = frozenset({Content.SAFETENSORS})
+    is_essential: ClassVar = True
+
+    def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
+        """One entry for each module that is left out."""
+        tensors_of(subject)
+        readable = subject.readable
+        for module, why in readable.left_out.items() if readable is not None else ():
+            yield self.not_verified(subject, why, where=module)
+        if readable is not None and not readable.left_out:
+            adapter_of(subject)
+        try:
+            _ = subject.features
+        except NumericalError as error:
+            yield self.finding(
+                subject,
+                Severity.HIGH,
+                str(error),
+                advice="its numbers are no update of anything; take another copy",
+            )
