@@ -32,7 +32,7 @@ from typing import (
 from loricate.basics import registry
 from loricate.basics.errors import ConfigError, ConfigProblem, nearest
 from loricate.basics.quantities import Quantity, evaluate, parse_pixel_length
-from loricate.basics.toml import emit, load_table
+from loricate.basics.toml import emit, load_table, scalar
 
 __all__ = [
     "Count",
@@ -45,6 +45,7 @@ __all__ = [
     "Spec",
     "Weight",
     "from_table",
+    "from_text",
     "read_spec",
     "to_table",
     "to_toml",
@@ -151,6 +152,34 @@ def read_spec(cls: type[S], path: str | Path) -> S:
         ConfigError: The file is not TOML, or does not fit ``cls``.
     """
     return from_table(cls, load_table(path), file=path)
+
+
+def from_text(cls: type[S], text: str, *, key: str = "name") -> S:
+    """The spec a short text describes, such as ``pgd:steps=100,n_restarts=2``.
+
+    Args:
+        cls: What to build; an abstract class of the registry.
+        text: A name, then fields as in TOML; texts need no quotes.
+        key: What the text is called in an error.
+
+    Returns:
+        A checked instance.
+
+    Raises:
+        ConfigError: There is no such name or field, or a value does not fit.
+    """
+    name, _, rest = text.partition(":")
+    table: dict[str, Any] = {"name": name}
+    for pair in filter(None, rest.split(",")):
+        field, is_set, value = pair.partition("=")
+        if not is_set:
+            expected = f"NAME or NAME:field=value,... with fields of {name!r}"
+            raise ConfigError(ConfigProblem(key=key, expected=expected, got=text))
+        table[field.strip()] = scalar(value.strip())
+    try:
+        return _read(cls, table)
+    except ConfigError as error:
+        raise ConfigError([problem.under(key) for problem in error.problems]) from None
 
 
 def to_table(spec: Spec) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from loricate.basics.errors import ConfigError, ConfigProblem
 
-__all__ = ["emit", "load_table", "overlay"]
+__all__ = ["emit", "load_table", "overlay", "scalar"]
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -33,6 +33,15 @@ def load_table(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         problem = ConfigProblem(key="", expected="valid TOML", got=str(error))
     raise ConfigError(problem, file=path)
+
+
+def scalar(text: str) -> object:
+    """A TOML value, or the text itself where it is none: ``8``, ``true`` or ``8/255``."""
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except ValueError:
+        return text
+    return table["value"] if table.keys() == {"value"} else text
 
 
 def overlay(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

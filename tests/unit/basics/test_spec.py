@@ -20,6 +20,7 @@ from loricate.basics.spec import (
     Range,
     Spec,
     from_table,
+    from_text,
     read_spec,
     to_table,
     to_toml,
@@ -212,3 +213,15 @@ def test_a_range_may_exclude_its_lower_end(above: bool, accepted: bool) -> None:
         with pytest.raises(ConfigError):
             Bounded(value=1)
     assert Bounded(value=2).value == 2
+
+
+def test_a_short_text_is_a_spec() -> None:
+    pytest.importorskip("torch")
+    from loricate.attacks.pgd import PGD
+    from loricate.core.attack import Attack
+
+    kind: Any = Attack
+    assert from_text(kind, "pgd") == PGD()
+    spec = from_text(kind, "pgd:steps=7,step_size=2/255,random_start=false")
+    assert spec == PGD(steps=7, step_size=2 / 255, random_start=False)
+    assert text_of(spec.step_size) == "2/255"

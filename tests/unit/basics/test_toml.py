@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loricate.basics.errors import ConfigError
-from loricate.basics.toml import emit, load_table, overlay
+from loricate.basics.toml import emit, load_table, overlay, scalar
 
 # TOML text is UTF-8, so lone surrogates cannot be written; CR alone is not a line end.
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -53,3 +53,19 @@ def test_a_missing_file_and_bad_toml_are_config_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_table(path)
     assert caught.value.problems[0].expected == "valid TOML"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("8", 8),
+        ("0.5", 0.5),
+        ("true", True),
+        ("8/255", "8/255"),
+        ("", ""),
+        ("1\nb = 2", "1\nb = 2"),
+    ],
+)
+def test_a_scalar_is_a_toml_value_or_the_text(text: str, value: object) -> None:
+    assert scalar(text) == value
+    assert type(scalar(text)) is type(value)

@@ -1,0 +1,181 @@
+"""One attack on one picture, through everything deployed, with pictures of what it does."""
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loricate.adapters.formats.peft import PEFT
+from loricate.attacks.pgd import PGD
+from loricate.basics.spec import Count, Natural, PixelLength, Spec, to_table, to_toml
+from loricate.core.attack import Attack, AttackResult
+from loricate.core.balls import ball
+from loricate.core.defense import InputDefense
+from loricate.core.family import EditSettings, Family
+from loricate.core.generators import sample_seeds
+from loricate.core.objective import Objective
+from loricate.core.shapes import Images
+from loricate.core.threat import ThreatModel
+from loricate.evaluation.subjects import Pictures, Subject
+from loricate.metrics.latent_drift import LatentDrift
+from loricate.metrics.psnr import PSNR
+from loricate.metrics.ssim import SSIM
+from loricate.objectives.latent_shift import LatentShift
+from loricate.recipes._folder import claim
+from loricate.recipes._models import load_family, model_path
+from loricate.recipes._picture import read_picture, write_picture
+from loricate.records.io import write_atomically
+from loricate.records.names import epsilon_text
+from loricate.report.picture_sheet import Tile, save_picture_sheet
+from loricate.surfaces.attach import load
+
+__all__ = ["ImageAttackSpec", "attack_image"]
+
+RESULT: Final = "result.json"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ImageAttackSpec(Spec):
+    """What is attacked, and how.
+
+    Args:
+        model: An embedded model's name, a diffusers folder, a ``.safetensors`` file or a hub id.
+        adapter: PEFT folder of an adapter for the autoencoder; ``None`` attacks the base.
+        defenses: Preprocessing in front of the encoder.
+        attack: How the budget is searched.
+        objective: What is maximized.
+        epsilon: Radius in pixel units.
+        norm: Norm of the ball.
+        eot_samples: Draws averaged on random surfaces.
+        prompt: What the edit asks for.
+        edit: Sampler of the edits shown, which end-to-end objectives attack.
+        seed: Root of every draw.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+    """
+
+    model: str = "emoji-sd"
+    adapter: Path | None = None
+    defenses: tuple[InputDefense, ...] = ()
+    attack: Attack = field(default_factory=lambda: PGD(steps=100))
+    objective: Objective = field(default_factory=LatentShift)
+    epsilon: PixelLength = 8 / 255
+    norm: Literal["linf", "l2"] = "linf"
+    eot_samples: Count = 1
+    prompt: str = ""
+    edit: EditSettings = field(default_factory=EditSettings)
+    seed: Natural = 0
+    device: str = "auto"
+
+
+def attack_image(spec: ImageAttackSpec, path: Path, out: Path) -> Mapping[str, object]:
+    """Attack a picture and write what it became, beside what the model makes of both.
+
+    Args:
+        spec: Model, attack and budget.
+        path: The picture, 8-bit RGB.
+        out: A new folder: ``clean.png``, ``attacked.png``, ``perturbation.png``, the edits of
+            both, ``sheet.png`` with all of them, ``result.json`` and ``config.toml``.
+
+    Returns:
+        The contents of ``result.json``.
+
+    Raises:
+        ConfigError: ``out`` holds something, or the file is no picture.
+        UnsupportedError: The picture is not 8-bit RGB.
+        PrerequisiteError: The model cannot be loaded.
+    """
+    family = load_family(model_path(spec.model), spec.device)
+    clean = read_picture(path, family.image_size).to(family.device)
+    subject = _subject(spec, family)
+    claim(out, to_toml(spec), resume=False)
+    pictures = Pictures(clean, (spec.prompt,))
+    result = _attacked(spec, subject, pictures)
+    write_picture(out / "attacked.png", result.adversarial)
+    # What counts is the file: it is read back, and everything below is measured on that.
+    saved = read_picture(out / "attacked.png", family.image_size).to(family.device)
+    shown = _shown(spec, subject, pictures, saved)
+    for name, images in shown.items():
+        write_picture(out / f"{name}.png", images)
+    found = _found(spec, subject, pictures, saved) | _value(result)
+    write_atomically(out / RESULT, json.dumps(found, indent=2).encode() + b"\n")
+    tiles = [Tile(caption=_CAPTIONS[name], pixels=_array(shown[name])) for name in _CAPTIONS]
+    title = f"{spec.prompt or 'no prompt'}, {epsilon_text(spec.epsilon)} {spec.norm}"
+    save_picture_sheet([tiles], out / "sheet.png", title=title)
+    return found
+
+
+def _subject(spec: ImageAttackSpec, base: Family) -> Subject:
+    if spec.adapter is None:
+        return Subject("base", base, spec.defenses)
+    family = base.with_vae(copy.deepcopy(base.vae))
+    load(family.vae, PEFT(component="vae").read(spec.adapter), "vae")
+    return Subject("hardened", family, spec.defenses)
+
+
+def _attacked(spec: ImageAttackSpec, subject: Subject, pictures: Pictures) -> AttackResult:
+    surface = subject.surface(spec.objective, pictures.prompts, spec.edit)
+    threat = ThreatModel(ball=ball(spec.norm, spec.epsilon), eot_samples=spec.eot_samples)
+    seeds = sample_seeds(spec.seed, [0], "attack")
+    return spec.attack(surface, spec.objective, threat, pictures.images, seeds=seeds)
+
+
+_CAPTIONS: Final = {
+    "clean": "clean",
+    "attacked": "attacked",
+    "perturbation": "perturbation, magnified",
+    "edit_clean": "edit of clean",
+    "edit_attacked": "edit of attacked",
+}
+
+
+def _shown(
+    spec: ImageAttackSpec, subject: Subject, pictures: Pictures, saved: Images
+) -> dict[str, Images]:
+    delta = saved - pictures.images
+    largest = float(delta.abs().max())
+    return {
+        "clean": pictures.images,
+        "attacked": saved,
+        "perturbation": 0.5 + delta * (0.5 / largest if largest else 0.0),
+        "edit_clean": subject.edits(pictures, pictures.images, spec.edit, spec.seed),
+        "edit_attacked": subject.edits(pictures, saved, spec.edit, spec.seed),
+    }
+
+
+def _found(
+    spec: ImageAttackSpec, subject: Subject, pictures: Pictures, saved: Images
+) -> dict[str, object]:
+    """Measured by noise the attack has not seen."""
+    clean, seeds = pictures.images, pictures.indices
+    edits = [subject.edits(pictures, each, spec.edit, spec.seed) for each in (clean, saved)]
+    latents = [subject.latents(each, seeds) for each in (saved, clean)]
+    return {
+        "attack": to_table(spec.attack),
+        "objective": to_table(spec.objective),
+        "epsilon": float(spec.epsilon),
+        "norm": spec.norm,
+        "size_of_saved_file": float(ball(spec.norm, spec.epsilon).size(saved - clean)),
+        "latent_drift": float(LatentDrift()(*latents)),
+        "reconstruction_psnr": float(PSNR()(subject.reconstructions(saved, seeds), clean)),
+        "edit_ssim": float(SSIM()(edits[1], edits[0])),
+        "picture_psnr": float(PSNR()(saved, clean)),
+    }
+
+
+def _value(result: AttackResult) -> dict[str, object]:
+    return {
+        "objective_clean": float(result.clean_value),
+        "objective_attacked": float(result.value),
+        "model_calls": result.calls,
+    }
+
+
+def _array(images: Images) -> NDArray[np.float32]:
+    pixels = images[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+    return np.asarray(pixels, dtype=np.float32)
