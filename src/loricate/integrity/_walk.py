@@ -1,5 +1,6 @@
-"""Files below paths, each once, and why others cannot be read."""
+"""Files below paths, under each of their names, and why others cannot be read."""
 
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import NamedTuple, TypeAlias
 __all__ = ["Found", "files_of"]
 
 _Identity: TypeAlias = tuple[int, int]
+
+_BLOBS = "blobs"
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class Found(NamedTuple):
@@ -25,22 +29,30 @@ class Found(NamedTuple):
 def files_of(paths: Sequence[Path]) -> tuple[Found, ...]:
     """Regular files at and below paths, sorted by path.
 
-    Links are followed, a folder is entered once. A file that a link names is shown under the name
-    of the link alone, so that files of a hub cache have their names instead of digests.
+    Links are followed, a folder is entered once. A file of several names is shown under each, as
+    loaders go by names and by what lies beside them. Only the digests that a hub cache has for
+    names are left out, where a link to the same file is shown.
 
     Args:
         paths: Files and folders.
     """
     entered: set[_Identity] = set()
-    found = [each for path in paths for each in _below(path, entered)]
-    linked = {_identity(each.path) for each in found if not each.trouble and each.path.is_symlink()}
-    shown: dict[tuple[_Identity, Path] | Path, Found] = {}
-    for each in found:
-        if each.trouble:
-            shown[each.path] = each
-        elif each.path.is_symlink() or _identity(each.path) not in linked:
-            shown.setdefault((_identity(each.path), each.path.parent), each)
-    return tuple(sorted(shown.values()))
+    found = {each.path: each for path in paths for each in _below(path, entered)}
+    linked = {_identity(path) for path, each in found.items() if _is_link(each)}
+    return tuple(
+        each
+        for path, each in sorted(found.items())
+        if each.trouble or not _is_blob(path) or _identity(path) not in linked
+    )
+
+
+def _is_link(found: Found) -> bool:
+    return not found.trouble and found.path.is_symlink()
+
+
+def _is_blob(path: Path) -> bool:
+    is_named_so = path.parent.name == _BLOBS and _DIGEST.fullmatch(path.name)
+    return bool(is_named_so) and not path.is_symlink()
 
 
 def _below(path: Path, entered: set[_Identity]) -> Iterator[Found]:

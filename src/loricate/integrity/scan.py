@@ -34,7 +34,8 @@ class Judged:
         findings: What was found, the most severe first.
         not_verified: What could not be judged.
         passed: Keys of the rules that looked at all of it and found nothing.
-        is_open: Whether an essential rule could not judge something, so that it does not pass.
+        is_open: Whether a rule broke down or an essential one could not judge something, so that it
+            does not pass.
     """
 
     path: str
@@ -79,7 +80,8 @@ class ScanReport:
             fail_on: The least severity that fails.
 
         Returns:
-            ``inconclusive`` where no rule could judge anything, or an essential one not all.
+            ``inconclusive`` where no rule could judge anything, an essential one not all, or one
+            broke down.
         """
         if any(each.severity.level >= fail_on.level for each in self.findings):
             return "fail"
@@ -141,10 +143,11 @@ def _judge(subject: Subject, rules: Sequence[Rule], pool: ThreadPoolExecutor) ->
     passed = []
     is_open = False
     for rule in rules:
-        if _applies(rule, subject):
-            own = _checked(rule, subject)
+        own, is_broken = _checked(rule, subject)
+        if own is not None:
             results += own
-            is_open |= rule.is_essential and any(isinstance(each, NotVerified) for each in own)
+            is_unjudged = any(isinstance(each, NotVerified) for each in own)
+            is_open |= is_broken or (rule.is_essential and is_unjudged)
             passed += [registry.key_of(type(rule))] if rule.looks_inside and not own else []
     if not results and not passed:
         why = "no rule judges files of this kind"
@@ -166,15 +169,22 @@ def _applies(rule: Rule, subject: Subject) -> bool:
     return subject.content in rule.applies_to and not is_moot
 
 
-def _checked(rule: Rule, subject: Subject) -> list[Finding | NotVerified]:
-    if rule.needs_base and subject.base is None:
-        return [rule.not_verified(subject, "needs the base model: --base MODEL")]
+def _checked(rule: Rule, subject: Subject) -> tuple[list[Finding | NotVerified] | None, bool]:
+    """What a rule says, or ``None`` where it does not apply; and whether it broke down."""
     found: list[Finding | NotVerified] = []
     try:
+        if not _applies(rule, subject):
+            return None, False
+        if rule.needs_base and subject.base is None:
+            return [rule.not_verified(subject, "needs the base model: --base MODEL")], False
         found.extend(rule.check(subject))
     except (LoricateError, OSError) as error:
         found.append(rule.not_verified(subject, str(error)))
-    return found
+    except Exception as error:
+        # A file may be made to break a rule, which must not hide what the others say of it.
+        why = f"the rule broke down at this file: {type(error).__name__}: {error}"
+        return [*found, rule.not_verified(subject, why)], True
+    return found, False
 
 
 def _sha256(subject: Subject) -> str | None:

@@ -1,5 +1,6 @@
 """One file that is being judged; everything about it is found out when a rule asks."""
 
+import codecs
 import hashlib
 import json
 import zipfile
@@ -8,7 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, final
+from typing import IO, Any, NamedTuple, final
 
 from loricate.adapters.files import AdapterFile, open_adapter
 from loricate.adapters.keys import HASH_KEY
@@ -16,6 +17,7 @@ from loricate.adapters.tensors import TensorFile
 from loricate.basics.errors import ConfigError, LoricateError, ShapeError
 from loricate.integrity._base_model import Base
 from loricate.integrity._keys import is_adapter
+from loricate.integrity._pickles import Pickled, read_pickles
 from loricate.integrity._readable import Readable, readable_part
 from loricate.integrity.features import Features, features
 from loricate.integrity.raw_header import RawHeader, is_safetensors, read_header
@@ -27,6 +29,7 @@ CONFIGS = ("adapter_config.json", "config.json", "model_index.json")
 
 _STATED_HASHES = {HASH_KEY, "modelspec.hash_sha256"}
 _MAX_JSON_BYTES = 50_000_000
+_BLANKS = " \t\n\r\ufeff"
 _CHUNK = 1 << 20
 _UNNAMED = "model"
 
@@ -133,6 +136,15 @@ class Subject:
             return next((_object(path) for path in beside if path.is_file()), None)
         return None
 
+    @cached_property
+    def pickled(self) -> Pickled:
+        """Pickles in the file, whatever else it is.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        return read_pickles(self.path)
+
     @property
     def sha256(self) -> str:
         """Digest of the file.
@@ -193,19 +205,30 @@ def _content(path: Path) -> Content:
         return Content.FOLDER
     if not path.is_file():
         return Content.OTHER  # to open a pipe is to wait for somebody to write
-    with path.open("rb") as file:
-        beginning = file.read(4096)
     if is_safetensors(path):
         return Content.SAFETENSORS
-    if _is_pickle(beginning) or zipfile.is_zipfile(path):
-        return Content.PICKLE
-    is_json = beginning.lstrip().startswith((b"{", b"["))
-    return Content.JSON if is_json else Content.OTHER
+    with path.open("rb") as file:
+        beginning = file.read(4)
+        if _is_pickle(beginning) or zipfile.is_zipfile(file):
+            return Content.PICKLE
+        file.seek(0)
+        return Content.JSON if _is_json(file) else Content.OTHER
 
 
 def _is_pickle(beginning: bytes) -> bool:
     # Protocols from 2 on announce themselves; older ones are text and found by reading them.
-    return beginning[:1] == b"\x80" and beginning[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    protocols = (bytes((0x80, number)) for number in range(2, 6))
+    return beginning.startswith((*protocols, b"PK\x03\x04"))
+
+
+def _is_json(file: IO[bytes]) -> bool:
+    """Whether the first letter is that of an object or a list, in any encoding JSON may have."""
+    decoded = codecs.getreader(json.detect_encoding(file.read(4)))(file, "replace")
+    file.seek(0)
+    while text := decoded.read(_CHUNK):
+        if begun := text.lstrip(_BLANKS):
+            return begun.startswith(("{", "["))
+    return False
 
 
 def _open(path: Path, base: Base | None) -> AdapterFile:
@@ -227,7 +250,7 @@ def _object(path: Path) -> Mapping[str, Any] | None:
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             return None
-        parsed = json.loads(path.read_bytes().decode())
+        parsed = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
     return parsed if isinstance(parsed, dict) else None

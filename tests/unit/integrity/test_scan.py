@@ -15,11 +15,13 @@ from loricate.adapters.tensors import save_tensors
 from loricate.basics.errors import NumericalError, PrerequisiteError
 from loricate.integrity._walk import files_of
 from loricate.integrity.finding import Finding, NotVerified, Severity
+from loricate.integrity.rules.content_mismatch import ContentMismatch
 from loricate.integrity.rules.header import Header
 from loricate.integrity.rules.pickle import Pickle
 from loricate.integrity.scan import scan
 from loricate.integrity.subject import Content, Subject
 
+DIGEST = "0123456789abcdef" * 4
 TARGET = Target("unet", "down_blocks.0.attentions.0.proj_in")
 
 
@@ -85,6 +87,17 @@ def test_a_rule_that_fails_is_not_verified_and_keeps_what_it_found(tensors, erro
     assert [each.severity for each in judged.findings] == ["low"]
     assert [each.why for each in judged.not_verified] == [str(error)]
     assert judged.passed == ()
+
+
+def test_a_rule_that_breaks_down_leaves_the_verdict_open(tensors) -> None:
+    broken = _Says(severity=Severity.LOW, error=KeyError("alpha"))
+    report = scan([tensors], rules=[broken, ContentMismatch(), Pickle()])
+    (why,) = [each.why for each in report.not_verified]
+    assert "KeyError" in why
+    assert [each.rule for each in report.not_verified] == ["header"]
+    assert [each.severity for each in report.findings] == ["low"]
+    assert report.subjects[0].passed == ("pickle",)
+    assert (report.outcome(), report.outcome(Severity.LOW)) == ("inconclusive", "fail")
 
 
 def test_the_digest_is_that_of_the_bytes(tensors) -> None:
@@ -153,10 +166,26 @@ def test_files_of_a_hub_cache_have_the_names_of_their_links(tmp_path) -> None:
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0a1b"
     blobs.mkdir()
     snapshot.mkdir(parents=True)
+    (blobs / DIGEST).write_text("{}")
     (blobs / "d1").write_text("{}")
-    (snapshot / "config.json").symlink_to(Path("..") / ".." / "blobs" / "d1")
-    assert [each.path for each in files_of([tmp_path])] == [snapshot / "config.json"]
-    assert [each.path for each in files_of([snapshot])] == [snapshot / "config.json"]
+    (snapshot / "config.json").symlink_to(Path("..") / ".." / "blobs" / DIGEST)
+    (snapshot / "index.json").symlink_to(Path("..") / ".." / "blobs" / DIGEST)
+    links = [snapshot / "config.json", snapshot / "index.json"]
+    assert [each.path for each in files_of([tmp_path])] == [blobs / "d1", *links]
+    assert [each.path for each in files_of([snapshot])] == links
+    assert [each.path for each in files_of([blobs])] == [blobs / DIGEST, blobs / "d1"]
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_file_is_judged_under_each_of_its_names(link, tmp_path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "model.ckpt").write_bytes(b"\x80\x02}.")
+    names = [tmp_path / "a" / "model.safetensors", tmp_path / "model.json"]
+    for name in names:
+        link(tmp_path / "a" / "model.ckpt", name)
+    assert len(files_of([tmp_path])) == 3
+    report = scan([tmp_path], rules=[ContentMismatch()])
+    assert [each.path for each in report.findings] == list(map(str, names))
 
 
 def test_what_cannot_be_read_is_told(tmp_path, monkeypatch) -> None:
@@ -198,6 +227,7 @@ def test_content_is_found_by_bytes(tmp_path, content, kind) -> None:
     assert Subject(path).content is kind
 
 
-def test_rules_see_only_what_they_apply_to(tensors) -> None:
-    (judged,) = scan([tensors], rules=[Pickle()]).subjects
+def test_rules_see_only_what_they_apply_to(tmp_path) -> None:
+    (tmp_path / "a.txt").write_text("words")
+    (judged,) = scan([tmp_path], rules=[Header()]).subjects
     assert [each.why for each in judged.not_verified] == ["no rule judges files of this kind"]

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+from loricate.integrity._pickles import PICKLE_SUFFIXES
 from loricate.integrity.finding import Finding, NotVerified, Severity
 from loricate.integrity.rule import Rule
 from loricate.integrity.subject import Content, Subject
 
 __all__ = ["ContentMismatch"]
 
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 # Nobody expects code in these.
 _HARMLESS = (
     *(".safetensors", ".json", ".txt", ".md", ".yaml", ".yml", ".toml", ".csv", ".html"),
@@ -35,9 +35,10 @@ class ContentMismatch(Rule):
     """A file that is not what its extension says.
 
     Fires on pickles under names of harmless files and on safetensors files that are zip archives
-    as well (high), on ``.safetensors`` and ``.json`` files that hold something else (medium), and
-    on safetensors files under other names (low). Loaders choose by name, by content, or by trying,
-    so such a file is one thing to a scanner and another to a loader.
+    or pickles as well (high), on ``.safetensors`` and ``.json`` files that hold something else and
+    on safetensors files under names of pickles (medium), and on safetensors files under other names
+    (low). Loaders choose by name, by content, or by trying, so such a file is one thing to a
+    scanner and another to a loader.
 
     Cannot see a second meaning that no signature gives away.
     """
@@ -64,7 +65,11 @@ def _mismatch(subject: Subject) -> tuple[Severity, str] | None:
     match subject.content:
         case Content.SAFETENSORS if zipfile.is_zipfile(subject.path):
             return Severity.HIGH, "the file is a safetensors file and a zip archive at once"
-        case Content.SAFETENSORS if suffix in (*_PICKLES, *_HARMLESS) and suffix != ".safetensors":
+        case Content.SAFETENSORS if subject.pickled.imports:
+            return Severity.HIGH, "the file is a safetensors file and a pickle at once"
+        case Content.SAFETENSORS if suffix in PICKLE_SUFFIXES:
+            return Severity.MEDIUM, f"a safetensors file is named {suffix!r}"
+        case Content.SAFETENSORS if suffix in _HARMLESS and suffix != ".safetensors":
             return Severity.LOW, f"a safetensors file is named {suffix!r}"
         case Content.PICKLE if suffix in _HARMLESS:
             return Severity.HIGH, f"a pickle or zip archive is named {suffix!r}"

@@ -15,7 +15,13 @@ __all__ = ["Header"]
 
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
-_PATH = re.compile(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:[/\\]|^~[/\\]")
+_SLASH = r"(?:[/\\\u2044\u2215\u29f5\u29f8\uff0f\uff3c]|%2f|%5c)"
+_PATH = re.compile(
+    rf"(?:^|{_SLASH})(?:\.|%2e){{2}}(?:{_SLASH}|$)"  # leads upwards
+    rf"|^\s*(?:{_SLASH}|(?:[a-z]:|~\w*|\$\{{?\w+\}}?|%\w+%){_SLASH})"  # begins at a root
+    r"|^\s*(?:[a-z][a-z0-9+.-]*://|(?:file|data|javascript|vbscript|jar|mailto):)",  # an address
+    re.IGNORECASE,
+)
 _REWRITE = "write the file anew with the safetensors library, or do not use it"
 
 
@@ -25,11 +31,11 @@ class Header(Rule):
     """Oddities in the header of a safetensors file that loaders let through.
 
     Fires on files the strict reader refuses (high), names that occur twice (high, as one parser
-    takes the first and another the last), names with control characters or that lead out of a
-    folder (high), whitespace in front or unusual whitespace between (medium, a hidden channel),
-    fields of tensors that no specification knows (medium), and padding (low). It reads the raw
-    JSON, so it sees what parsers resolve. It does not see a channel in the numbers or the order
-    of tensors.
+    takes the first and another the last), names with control characters, that lead out of a folder
+    or are addresses (high), whitespace in front or unusual whitespace between (medium, a hidden
+    channel), fields of tensors that no specification knows (medium), and padding (low). It reads
+    the raw JSON, so it sees what parsers resolve. It does not see a channel in the numbers or the
+    order of tensors.
 
     Args:
         max_padding: Blanks in a row that writers may need, in bytes.
@@ -79,7 +85,10 @@ class Header(Rule):
     def _names(self, subject: Subject, header: RawHeader) -> Iterator[Finding]:
         names = [name for name, _ in header.tensors] + [key for key, _ in header.metadata]
         odd = [n for n in names if not n or _CONTROL.search(n) or _PATH.search(n)]
-        shown = [(n, f"the name {n!r} leads out of a folder or hides characters") for n in odd]
+        shown = [
+            (n, f"the name {n!r} leads out of a folder, is an address or hides characters")
+            for n in odd
+        ]
         yield from self._listed(subject, Severity.HIGH, "n_names", shown)
 
     def _fields(self, subject: Subject, header: RawHeader) -> Iterator[Finding]:

@@ -76,7 +76,8 @@ def test_object_arrays_of_numpy_are_pickles(tmp_path) -> None:
 def test_what_no_scanner_opens_is_not_verified(tmp_path) -> None:
     (tmp_path / "a.joblib").write_bytes(b"\x1f\x8b" + bytes(20))
     report = scan([tmp_path], rules=[Pickle(), ContentMismatch()])
-    assert [each.why for each in report.not_verified] == ["a gzip file, which is not opened"]
+    (why,) = [each.why for each in report.not_verified]
+    assert why.startswith("a gzip file, of which")
     assert report.outcome() == "inconclusive"
 
 

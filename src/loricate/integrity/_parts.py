@@ -1,0 +1,358 @@
+"""Files inside of files, opened by what they hold and within bounds."""
+
+import bz2
+import io
+import lzma
+import re
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, NamedTuple, Protocol, TypeAlias, final
+
+__all__ = ["Bounds", "Obstacle", "Part", "parts_of"]
+
+_CHUNK = 1 << 16
+_BLOCK = 512
+_LOCAL = struct.Struct("<4s22xHH")
+_LOCAL_MAGIC = b"PK\x03\x04"
+_END = struct.Struct("<12sLLH")
+_END_MAGIC = b"PK\x05\x06"
+_MAX_COMMENT = 1 << 16
+_MAX_ENDS = 8
+_ENCRYPTED = 1
+_MAX_MEMORY = 1 << 27
+_MAX_STREAMS = 1000
+_UNOPENED = {
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!\x1a\x07": "a rar archive",
+    b"\x28\xb5\x2f\xfd": "a zstd file",
+    b"\x04\x22\x4d\x18": "an lz4 file",
+    b"\x89HDF": "an HDF5 file",
+}
+_LONGEST = max(map(len, _UNOPENED))
+
+
+class Part(NamedTuple):
+    """A file, or one inside of it.
+
+    Args:
+        name: Its name in the archives it is in; empty for the file itself.
+        file: Its bytes, from the beginning, and seekable.
+        is_cut: Whether there is more of it than its bytes.
+    """
+
+    name: str
+    file: IO[bytes]
+    is_cut: bool = False
+
+
+class Obstacle(NamedTuple):
+    """Something that was not looked at.
+
+    Args:
+        name: Its name in the archives it is in; empty for the file itself.
+        why: Reason, in words.
+    """
+
+    name: str
+    why: str
+
+
+@final
+@dataclass(kw_only=True)
+class Bounds:
+    """What may still be spent on one file, so that a small one cannot cost much.
+
+    Args:
+        n_members: Files inside of it that are opened.
+        n_bytes: Bytes that are decompressed in all.
+        n_bytes_each: Bytes that are decompressed of one of them.
+        depth: How deep they may be nested.
+    """
+
+    n_members: int = 100_000
+    n_bytes: int = 1 << 29
+    n_bytes_each: int = 1 << 26
+    depth: int = 4
+
+    def spare_member(self) -> bool:
+        """Whether one more file may be opened; it is taken off."""
+        self.n_members -= 1
+        return self.n_members >= 0
+
+
+_Members: TypeAlias = Callable[[Part, Bounds], Iterator[Part | Obstacle]]
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+_Kind: TypeAlias = Callable[[], _Decompressor]
+
+
+class _Zlib:
+    """The decompressor of zlib with the methods of the others."""
+
+    def __init__(self, wbits: int) -> None:
+        self._machine = zlib.decompressobj(wbits)
+
+    @property
+    def eof(self) -> bool:
+        return self._machine.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._machine.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._machine.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._machine.decompress(self._machine.unconsumed_tail + data, max_length)
+
+
+def _lzma() -> _Decompressor:
+    return lzma.LZMADecompressor(memlimit=_MAX_MEMORY)
+
+
+_COMPRESSED: dict[bytes, tuple[str, _Kind]] = {
+    b"\x1f\x8b": ("a gzip file", lambda: _Zlib(31)),
+    b"BZh": ("a bzip2 file", bz2.BZ2Decompressor),
+    b"\xfd7zXZ\x00": ("an xz file", _lzma),
+    b"]\x00\x00": ("an lzma file", _lzma),
+    **{bytes((0x78, level)): ("a zlib file", lambda: _Zlib(15)) for level in b"\x01\x5e\x9c\xda"},
+}
+# Of these a few letters of text are the beginning too, so they have to decompress.
+_DOUBTFUL = ("a zlib file", "an lzma file")
+_METHODS: dict[int, _Kind] = {
+    zipfile.ZIP_DEFLATED: lambda: _Zlib(-15),
+    zipfile.ZIP_BZIP2: bz2.BZ2Decompressor,
+}
+
+
+class _Window(io.RawIOBase):
+    """A stretch of a file as a file."""
+
+    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
+        self._file, self._start, self._size = file, start, size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        self._file.seek(self._start + self._at)
+        data = self._file.read(max(0, min(len(buffer), self._size - self._at)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def parts_of(part: Part, bounds: Bounds, depth: int = 0) -> Iterator[Part | Obstacle]:
+    """A file and every file inside of it: zip and tar archives, and what is compressed.
+
+    A file may be several of these at once, and then it is read as each. Every part is valid until
+    the next one is asked for.
+
+    Args:
+        part: The file.
+        bounds: What may be spent; what was is taken off.
+        depth: How deep it is nested.
+    """
+    yield part
+    part.file.seek(0)
+    beginning = part.file.read(_BLOCK)
+    inside: list[_Members] = [_tar] if _is_tar(beginning) else []
+    inside += [_zip] if _is_zip(part.file, beginning) else []
+    if (compressed := _compressed(beginning)) is not None:
+        inside.append(compressed)
+    if inside and depth >= bounds.depth:
+        yield Obstacle(part.name, f"archives nested more than {bounds.depth} deep")
+        return
+    for members in inside:
+        for each in members(part, bounds):
+            if isinstance(each, Part):
+                yield from parts_of(each, bounds, depth + 1)
+            else:
+                yield each
+    known = (what for magic, what in _UNOPENED.items() if beginning.startswith(magic))
+    if (what := next(known, None)) is not None:
+        yield Obstacle(part.name, f"{what}, which is not opened")
+
+
+def _is_tar(beginning: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(beginning, "utf-8", "surrogateescape")
+    except (tarfile.HeaderError, ValueError):
+        return False
+    return True
+
+
+def _is_zip(file: IO[bytes], beginning: bytes) -> bool:
+    return zipfile.is_zipfile(file) or beginning.startswith(_LOCAL_MAGIC)
+
+
+def _tar(part: Part, bounds: Bounds) -> Iterator[Part | Obstacle]:
+    part.file.seek(0)
+    try:
+        with tarfile.open(fileobj=part.file, mode="r:") as archive:
+            for member in archive:
+                if member.isreg():
+                    name = _inside(part, member.name)
+                    yield _stretch(part, name, member.offset_data, member.size)
+                if not bounds.spare_member():
+                    yield Obstacle(part.name, "a tar archive of too many files")
+                    return
+    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+        yield Obstacle(part.name, f"a tar archive that cannot be read: {error}")
+
+
+def _zip(part: Part, bounds: Bounds) -> Iterator[Part | Obstacle]:
+    listed = _listed(part.file)
+    if not listed:
+        yield Obstacle(part.name, "a zip archive whose directory is empty or cannot be read")
+    for info in listed:
+        if not bounds.spare_member():
+            yield Obstacle(part.name, "a zip archive of too many files")
+            return
+        yield from _member(part, info, bounds)
+
+
+def _listed(file: IO[bytes]) -> list[zipfile.ZipInfo]:
+    """What any reader may find in a zip archive.
+
+    Readers take another of several directories, and look for it where its end says or in front of
+    its end; each of them is read here from a copy.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - _END.size - _MAX_COMMENT))
+    tail = file.read()
+    ends = [each.start() for each in re.finditer(re.escape(_END_MAGIC), tail)][-_MAX_ENDS:]
+    found = _infos(file)
+    for at in ends:
+        end = tail[at : at + _END.size]
+        if len(end) == _END.size:
+            _, length, offset, _ = _END.unpack(end)
+            for start in {offset, size - len(tail) + at - length}:
+                found += _infos(_directory(file, start, length, end))
+    unique = {(each.header_offset, each.compress_size, each.compress_type): each for each in found}
+    return list(unique.values())
+
+
+def _directory(file: IO[bytes], start: int, length: int, end: bytes) -> IO[bytes]:
+    file.seek(max(0, start))
+    head, *_ = _END.unpack(end)
+    content = file.read(length)
+    return io.BytesIO(content + _END.pack(head, len(content), 0, 0))
+
+
+def _infos(file: IO[bytes]) -> list[zipfile.ZipInfo]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.infolist()
+    except Exception:
+        # It raises whatever the bytes lead it to.
+        return []
+
+
+def _member(part: Part, info: zipfile.ZipInfo, bounds: Bounds) -> Iterator[Part | Obstacle]:
+    # As torch does: what the local header says of names, sizes and sums is passed over.
+    name = _inside(part, info.filename)
+    part.file.seek(max(0, info.header_offset))
+    local = part.file.read(_LOCAL.size)
+    if len(local) < _LOCAL.size or not local.startswith(_LOCAL_MAGIC):
+        yield Obstacle(name, "a file that is not where the zip archive says")
+        return
+    _, *lengths = _LOCAL.unpack(local)
+    start = info.header_offset + _LOCAL.size + sum(lengths)
+    if info.flag_bits & _ENCRYPTED:
+        yield Obstacle(name, "an encrypted file")
+    if info.compress_type == zipfile.ZIP_STORED:
+        yield _stretch(part, name, start, max(info.compress_size, info.file_size))
+    elif (kind := _METHODS.get(info.compress_type)) is None:
+        yield Obstacle(name, f"a file compressed by method {info.compress_type} of zip")
+    else:
+        yield from _decompressed(_stretch(part, name, start, info.compress_size), kind, bounds)
+
+
+def _compressed(beginning: bytes) -> _Members | None:
+    known = (how for magic, how in _COMPRESSED.items() if beginning.startswith(magic))
+    if (how := next(known, None)) is None:
+        return None
+    what, kind = how
+
+    def members(part: Part, bounds: Bounds) -> Iterator[Part | Obstacle]:
+        found = list(_decompressed(part, kind, bounds))
+        if what not in _DOUBTFUL or any(isinstance(each, Part) for each in found):
+            limit = f"{bounds.n_bytes_each >> 20} MiB"
+            yield Obstacle(part.name, f"{what}, of which only pickles in {limit} are looked for")
+        yield from (each for each in found if isinstance(each, Part))
+
+    return members
+
+
+def _decompressed(part: Part, kind: _Kind, bounds: Bounds) -> Iterator[Part | Obstacle]:
+    limit = min(bounds.n_bytes_each, bounds.n_bytes)
+    content = io.BytesIO()
+    is_cut = _inflate(part.file, kind, content, limit)
+    bounds.n_bytes -= content.tell()
+    content.seek(0)
+    if is_cut:
+        yield Obstacle(part.name, "a compressed file that breaks off or is too large")
+    if content.getbuffer():
+        yield Part(part.name, content, is_cut)
+
+
+def _inflate(file: IO[bytes], kind: _Kind, content: io.BytesIO, limit: int) -> bool:
+    """Decompress up to a limit; whether there is more, or something wrong."""
+    file.seek(0)
+    machine, n_streams, pending = kind(), 1, b""
+    try:
+        while content.tell() < limit:
+            if machine.eof:
+                pending = _behind_zeros(machine.unused_data, file)
+                if not pending or (n_streams := n_streams + 1) > _MAX_STREAMS:
+                    return bool(pending)
+                machine = kind()
+            elif machine.needs_input and not (pending := file.read(_CHUNK)):
+                return True
+            content.write(machine.decompress(pending, limit - content.tell()))
+            pending = b""
+    except (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError):
+        return True
+    return not machine.eof
+
+
+def _behind_zeros(data: bytes, file: IO[bytes]) -> bytes:
+    data = data.lstrip(b"\0")
+    while not data and (chunk := file.read(_CHUNK)):
+        data = chunk.lstrip(b"\0")
+    return data
+
+
+def _stretch(part: Part, name: str, start: int, size: int) -> Part:
+    end = part.file.seek(0, io.SEEK_END)
+    window = _Window(part.file, start, max(0, min(size, end - start)))
+    return Part(name, io.BufferedReader(window), part.is_cut)
+
+
+def _inside(part: Part, name: str) -> str:
+    return f"{part.name}/{name}" if part.name else name

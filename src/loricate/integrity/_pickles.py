@@ -1,0 +1,120 @@
+"""What loading a file as a pickle would import, wherever in the file the pickle is."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, final
+
+from loricate.integrity._opcodes import Import, Stream, read_stream
+from loricate.integrity._parts import Bounds, Obstacle, Part, parts_of
+
+__all__ = ["PICKLE_SUFFIXES", "Pickled", "read_pickles"]
+
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".joblib", ".dill")
+"""Extensions of files that somebody will load as pickles."""
+
+_MAX_OPCODES = 5_000_000
+_MAX_HEADER = 1 << 20
+_NUMPY = b"\x93NUMPY"
+# Beside the standard library, what is there wherever models are loaded.
+_INSTALLED = {"numpy", "pip", "setuptools", "torch", "__builtin__", "commands", "copy_reg"}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Pickled:
+    """What there is of pickles in a file.
+
+    Args:
+        imports: What loading one of them imports, and the name of the file inside where it does.
+        obstacles: What was not looked at.
+    """
+
+    imports: dict[Import, str]
+    obstacles: tuple[Obstacle, ...]
+
+
+def read_pickles(path: Path) -> Pickled:
+    """Follow every pickle in a file and in archives inside of it; none is loaded.
+
+    Bytes that do not say that they are a pickle may be text, in which letters that are opcodes
+    mean nothing. They count as one where they call something, or where they are named as one.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    imports: dict[Import, str] = {}
+    obstacles = []
+    with path.open("rb") as file:
+        for part in parts_of(Part("", file), Bounds()):
+            if isinstance(part, Obstacle):
+                obstacles.append(part)
+                continue
+            suffixes = PurePosixPath(part.name or path.name).suffixes
+            is_named = any(each.lower() in PICKLE_SUFFIXES for each in suffixes)
+            for each in _of_part(part, is_named):
+                if isinstance(each, Obstacle):
+                    obstacles.append(each)
+                else:
+                    imports.setdefault(each, part.name)
+    return Pickled(imports=imports, obstacles=tuple(obstacles))
+
+
+def _of_part(part: Part, is_named: bool) -> Iterator[Import | Obstacle]:
+    part.file.seek(0)
+    is_array, has_objects = _numpy_header(part.file)
+    is_named |= has_objects
+    start, n_left = part.file.tell(), _MAX_OPCODES
+    while n_left:
+        here = part.file.tell()
+        stream = read_stream(part.file, max_opcodes=n_left)
+        n_left -= stream.n_opcodes
+        yield from _meant(stream, is_named)
+        if stream.is_complete:
+            continue
+        # Behind a first pickle there may be anything, such as the numbers of torch's old files.
+        is_first = here == start and (is_named or not part.name) and (has_objects or not is_array)
+        if stream.is_too_long or (is_first and stream.is_binary):
+            yield Obstacle(part.name, f"the pickle at byte {here} {_why(stream, part)}")
+        return
+
+
+def _why(stream: Stream, part: Part) -> str:
+    if stream.is_too_long:
+        return "is too long to be followed to its end"
+    return "is not decompressed to its end" if part.is_cut else "breaks off"
+
+
+def _numpy_header(file: IO[bytes]) -> tuple[bool, bool]:
+    """Go behind the header of an array: whether there is one, and whether a pickle follows."""
+    if file.read(len(_NUMPY)) != _NUMPY:
+        file.seek(0)
+        return False, False
+    width = 2 if file.read(2)[:1] == b"\x01" else 4
+    length = int.from_bytes(file.read(width), "little")
+    header = file.read(min(length, _MAX_HEADER))
+    return True, b"O" in header
+
+
+def _meant(stream: Stream, is_named: bool) -> Iterator[Import]:
+    """Imports of a stream, without those that text has by chance."""
+    for index, each in enumerate(stream.imports):
+        is_likely = is_named or index < stream.n_called
+        if _is_known(each):
+            is_likely |= stream.is_complete or index < stream.n_made
+        is_likely |= stream.is_complete and index < stream.n_made
+        if stream.is_binary or (is_likely and _is_importable(each)):
+            yield each
+
+
+def _is_known(each: Import) -> bool:
+    package = each.module.partition(".")[0]
+    return package in sys.stdlib_module_names or package in _INSTALLED
+
+
+def _is_importable(each: Import) -> bool:
+    return all(part.isidentifier() for part in (*each.module.split("."), *each.name.split(".")))
