@@ -25,9 +25,12 @@ def numerical_rank(s: Float[Array, " k"], shape: Shape) -> int:
     Returns:
         Count of values above ``max(shape) * unit roundoff * s[0]``.
     """
-    values = to_numpy(s)
+    return _numerical_rank(to_numpy(s), max(shape) * unit_roundoff(s))
+
+
+def _numerical_rank(values: NDArray[np.float64], share: float) -> int:
     # > and not >=: an all-zero matrix has rank 0.
-    return int(np.sum(values > max(shape) * unit_roundoff(s) * values.max(initial=0.0)))
+    return int(np.count_nonzero(values > share * values.max(initial=0.0)))
 
 
 class RankRule(ABC):
@@ -46,11 +49,12 @@ class RankRule(ABC):
         Returns:
             Rank between 0 and ``min(shape)``; 0 for the zero matrix.
         """
-        limit = numerical_rank(s, shape)
+        values = to_numpy(s)
+        limit = _numerical_rank(values, max(shape) * unit_roundoff(s))
         if limit == 0:
             return 0
-        values = to_numpy(s)
-        return min(limit, self._wanted(values, shape, tolerance(s, shape) / float(values[0])))
+        slack = tolerance(values, shape, dtype=s) / float(values[0])
+        return min(limit, self._wanted(values, shape, slack))
 
     @abstractmethod
     def _wanted(self, s: NDArray[np.float64], shape: Shape, slack: float) -> int:

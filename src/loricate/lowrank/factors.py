@@ -90,7 +90,8 @@ class LowRank:
         """The same update with ``scale == 1``; ``B`` carries the scale."""
         if self.scale == 1.0:
             return self
-        scaled = namespace(self.B).astype(self.scale * upcast(self.B), self.B.dtype)
+        product = self.scale * upcast(self.B)
+        scaled = namespace(product).astype(product, self.B.dtype, copy=False)
         return LowRank(self.A, scaled)
 
     def regauged(self, gauge: Float[Array, "rank rank"]) -> "LowRank":

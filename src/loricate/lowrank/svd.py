@@ -4,15 +4,16 @@ All compute in float32 or wider and return factors in the dtype of their input.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, final
 
 import numpy as np
 from jaxtyping import Float
 
-from loricate.basics.arrays import Array, namespace, require_finite, unit_roundoff, upcast
+from loricate.basics.arrays import Array, namespace, require_finite, upcast
 from loricate.basics.errors import NumericalError, ShapeError
-from loricate.lowrank._thin import Basis, basis_of
+from loricate.lowrank._gram_core import gram_core
+from loricate.lowrank._thin import Basis, basis_of, rounding
 from loricate.lowrank.factors import LowRank
 from loricate.lowrank.rules import NumericalRank, RankRule
 
@@ -104,6 +105,11 @@ class _Core(NamedTuple):
         astype, dtype = namespace(self.s).astype, self.s.dtype
         return SVD(astype(U, dtype), self.s[:rank], astype(V, dtype).T)
 
+    def factors(self, rank: int, share: float) -> LowRank:
+        """Leading components, of which ``B`` carries ``s ** share`` and ``A`` the rest."""
+        svd = self.leading(rank)
+        return LowRank((svd.s ** (1.0 - share))[:, None] * svd.Vh, svd.U * svd.s**share)
+
 
 def _core_of(update: LowRank) -> _Core:
     xp, dtype = namespace(update.B), upcast(update.B).dtype
@@ -112,7 +118,9 @@ def _core_of(update: LowRank) -> _Core:
     wide = xp.result_type(left.r, right.r)
     r_b, r_a = xp.astype(left.r, wide, copy=False), xp.astype(right.r, wide, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
-        floor, core = _rounding(update, r_b, r_a), update.scale * (r_b @ r_a.T)
+        left_lengths, right_lengths = (xp.linalg.vector_norm(r, axis=0) for r in (r_b, r_a))
+        floor = rounding(update, abs(update.scale) * left_lengths * right_lengths)
+        core = update.scale * (r_b @ r_a.T)
         is_finite = math.isfinite(floor) and xp.all(xp.isfinite(xp.astype(core, dtype)))
     # What is not finite in a factor is not finite here either, and here is less to look at.
     if not is_finite:
@@ -122,15 +130,6 @@ def _core_of(update: LowRank) -> _Core:
         raise NumericalError("the scaled product overflows", where="update", hint=hint)
     u, s, vh = xp.linalg.svd(core, full_matrices=False)
     return _Core(left, right, u, xp.astype(xp.where(s > floor, s, xp.zeros_like(s)), dtype), vh)
-
-
-def _rounding(update: LowRank, r_b: Float[Array, "k r"], r_a: Float[Array, "l r"]) -> float:
-    # Term by term, not the norms of the whole factors: a gauge may scale one column of B up and
-    # its row of A down without costing any digits.
-    xp = namespace(r_b)
-    sizes = xp.linalg.vector_norm(r_b, axis=0) * xp.linalg.vector_norm(r_a, axis=0)
-    longest = max(*update.shape, update.rank)
-    return longest * unit_roundoff(upcast(update.B)) * abs(update.scale) * float(xp.sum(sizes))
 
 
 def truncated_svd(weight: Float[Array, "d_out d_in"], rule: RankRule) -> LowRank:
@@ -169,9 +168,7 @@ def recompress(update: LowRank, rule: RankRule | None = None) -> LowRank:
     Raises:
         NumericalError: A factor holds NaN or infinity.
     """
-    core = _core_of(update)
-    rank = (rule or NumericalRank()).rank(core.s, update.shape)
-    return core.leading(rank).factors(rank).cast(update.B)
+    return _leading(update, rule or NumericalRank(), 1.0)
 
 
 def balanced(update: LowRank) -> LowRank:
@@ -182,9 +179,13 @@ def balanced(update: LowRank) -> LowRank:
     Raises:
         NumericalError: A factor holds NaN or infinity.
     """
-    core = _core_of(update)
-    rank = NumericalRank().rank(core.s, update.shape)
-    return core.leading(rank).balanced(rank).cast(update.B)
+    return _leading(update, NumericalRank(), 0.5)
+
+
+def _leading(update: LowRank, rule: RankRule, share: float) -> LowRank:
+    wide = replace(update, A=upcast(update.A), B=upcast(update.B))
+    core = gram_core(wide) or _core_of(update)
+    return core.factors(rule.rank(core.s, update.shape), share).cast(update.B)
 
 
 def require_matrix(weight: Float[Array, "d_out d_in"]) -> Float[Array, "d_out d_in"]:
