@@ -13,15 +13,17 @@ from loricate.core.attack import Attack
 from loricate.core.defense import InputDefense, Regularizer
 from loricate.core.metric import Metric
 from loricate.core.objective import Objective
+from loricate.core.prompt_attack import PromptAttack
 from loricate.testing.conformance import laws
 
 _KINDS = {
-    "attacks": Attack,
+    "attacks": (Attack, PromptAttack),
     "objectives": Objective,
     "defenses": (InputDefense, Regularizer),
     "metrics": Metric,
 }
 _VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "homoglyph": [{"without_width": False}],
     "pgd": [{"steps": 10, "n_restarts": 2}, {"steps": 20, "step_size": 0.1, "decay": False}],
     "jpeg": [{"bpda": "identity"}],
     "latent_target": [{"pattern": "gray"}],

@@ -1,5 +1,6 @@
 """Where inputs live, and what survives being stored there."""
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -9,7 +10,7 @@ from loricate.basics.errors import NumericalError, ShapeError
 from loricate.core.balls import Ball
 from loricate.core.shapes import Batch, PerSample
 
-__all__ = ["PIXELS", "Domain"]
+__all__ = ["EMBEDDINGS", "PIXELS", "Domain"]
 
 _LEVELS: Final = 255
 _GRID_TOLERANCE: Final = 1e-3  # in gray levels: far above float32 rounding, far below half a level
@@ -25,7 +26,7 @@ class Domain:
         upper: Largest valid value.
     """
 
-    kind: Literal["pixels", "latent"]
+    kind: Literal["pixels", "latent", "embedding"]
     lower: float
     upper: float
 
@@ -91,3 +92,6 @@ class Domain:
 
 
 PIXELS = Domain("pixels", 0.0, 1.0)
+
+EMBEDDINGS = Domain("embedding", -math.inf, math.inf)
+"""Token embeddings: nothing bounds them but the ball of the threat."""

@@ -4,17 +4,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from loricate.basics.spec import Count, Fraction01, Radius, Spec
 from loricate.core.generators import Seeds
+from loricate.core.prompt_surface import PromptSurface
 from loricate.core.shapes import Images
 from loricate.core.surface import Surface
 
-__all__ = ["EditSettings", "Family"]
+__all__ = ["Component", "EditSettings", "Family"]
+
+Component = Literal["vae", "text_encoder", "unet"]
+"""Parts of a pipeline that adapters attach to, by the names diffusers gives them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +50,21 @@ class Family(ABC):
         """A pipeline of real classes with random weights, small enough for every test."""
 
     @abstractmethod
+    def module(self, component: Component) -> nn.Module:
+        """A part of the pipeline that an adapter attaches to."""
+
+    @abstractmethod
+    def with_module(self, component: Component, module: nn.Module) -> Self:
+        """The same pipeline around another module, which is frozen; everything else is shared."""
+
     def with_vae(self, vae: nn.Module) -> Self:
-        """The same pipeline around another autoencoder; everything else is shared."""
+        """The same pipeline around another autoencoder."""
+        return self.with_module("vae", vae)
 
     @property
-    @abstractmethod
     def vae(self) -> nn.Module:
-        """The autoencoder an adapter attaches to."""
+        """The autoencoder."""
+        return self.module("vae")
 
     @property
     @abstractmethod
@@ -84,6 +96,18 @@ class Family(ABC):
     @abstractmethod
     def edit(self, prompts: Sequence[str], settings: EditSettings) -> Surface:
         """Pixels to edited pixels; the sampler's noise comes from the seeds."""
+
+    @abstractmethod
+    def text_encoder(self) -> PromptSurface:
+        """Prompts to the hidden states the denoiser sees."""
+
+    @abstractmethod
+    def generation(self, settings: EditSettings) -> PromptSurface:
+        """Prompts to pictures; the sampler's noise comes from the seeds."""
+
+    @abstractmethod
+    def denoising(self, images: Images, *, n_levels: int = 4) -> PromptSurface:
+        """Prompts to the denoiser's errors on given pictures, one a prompt."""
 
     @abstractmethod
     def denoiser_features(self, latents: Tensor) -> Tensor:

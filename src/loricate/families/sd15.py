@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from loricate.basics.errors import PrerequisiteError, ShapeError
 from loricate.core.domain import PIXELS, Domain
-from loricate.core.family import EditSettings, Family
+from loricate.core.family import Component, EditSettings, Family
 from loricate.core.generators import Seeds, generators
+from loricate.core.prompt_surface import PromptSurface
 from loricate.core.shapes import Batch, Images
 from loricate.core.surface import Surface
+from loricate.families._prompts import GenerationSurface, TextEncoderSurface, denoising_surface
 from loricate.families._quiet import quiet
 from loricate.surfaces.module import ModuleSurface
 
@@ -75,16 +77,15 @@ class SD15(Family):
         finally:
             torch.random.set_rng_state(torch_state)
 
-    def with_vae(self, vae: nn.Module) -> Self:
-        """The same pipeline around another autoencoder, which is frozen too."""
-        parts = self.pipe.components | {"vae": vae}
-        return type(self)(StableDiffusionPipeline(**parts, requires_safety_checker=False))
+    def module(self, component: Component) -> nn.Module:
+        """The autoencoder, text encoder or denoiser."""
+        module: nn.Module = getattr(self.pipe, component)
+        return module
 
-    @property
-    def vae(self) -> nn.Module:
-        """The autoencoder."""
-        vae: nn.Module = self.pipe.vae
-        return vae
+    def with_module(self, component: Component, module: nn.Module) -> Self:
+        """The same pipeline around another module, which is frozen too."""
+        parts = self.pipe.components | {component: module}
+        return type(self)(StableDiffusionPipeline(**parts, requires_safety_checker=False))
 
     @property
     def image_size(self) -> int:
@@ -117,6 +118,18 @@ class SD15(Family):
         with torch.no_grad():
             return EditSurface(self, self._condition(prompts, settings), settings)
 
+    def text_encoder(self) -> PromptSurface:
+        """Prompts to final hidden states."""
+        return TextEncoderSurface(self)
+
+    def generation(self, settings: EditSettings) -> PromptSurface:
+        """Prompts to pictures."""
+        return GenerationSurface(self, settings)
+
+    def denoising(self, images: Images, *, n_levels: int = 4) -> PromptSurface:
+        """Prompts to the denoiser's errors."""
+        return denoising_surface(self, images, n_levels)
+
     def denoiser_features(self, latents: Tensor) -> Tensor:
         """Output of the first residual block, at timestep 0."""
         unet = self.pipe.unet
@@ -129,10 +142,19 @@ class SD15(Family):
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Seeds, settings: EditSettings) -> Images:
         """Pictures from prompts alone, by DDIM without added noise."""
+        return self.sampled(self._condition(prompts, settings), seeds, settings).clamp(0, 1)
+
+    def sampled(self, condition: Tensor, seeds: Seeds, settings: EditSettings) -> Images:
+        """Pictures from text embeddings, not clipped.
+
+        Args:
+            condition: One row a picture; with guidance, those of the empty prompt come first.
+            seeds: One a picture.
+            settings: Sampler and guidance.
+        """
         shape = (self.pipe.unet.config.in_channels, *[self.pipe.unet.config.sample_size] * 2)
         z = self._noise(shape, seeds)
-        condition = self._condition(prompts, settings)
-        return self._decode(self._denoise(z, condition, settings, first=0)).clamp(0, 1)
+        return self._decode(self._denoise(z, condition, settings, first=0))
 
     def _encode(self, x: Batch) -> Tensor:
         _require_rgb(x, self.pipe.vae_scale_factor)

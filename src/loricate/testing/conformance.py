@@ -15,7 +15,8 @@ from loricate.core.attack import Attack
 from loricate.core.defense import InputDefense, Regularizer
 from loricate.core.metric import Metric
 from loricate.core.objective import Objective
-from loricate.testing import _attack_laws, _part_laws
+from loricate.core.prompt_attack import PromptAttack
+from loricate.testing import _attack_laws, _part_laws, _prompt_laws
 from loricate.testing._spec_laws import survives_toml
 
 __all__ = ["Law", "laws"]
@@ -28,8 +29,9 @@ def laws(part: Spec) -> tuple[Law, ...]:
     """The laws for a part.
 
     Args:
-        part: An attack, objective, input defense, regularizer or metric. Attacks are tried once
-            on a tiny surface: those that use gradients have more laws to keep.
+        part: An attack on pictures or prompts, objective, input defense, regularizer or metric.
+            Attacks are tried once on a tiny surface: those that use gradients have more laws to
+            keep.
 
     Returns:
         Functions to call with ``part``.
@@ -40,6 +42,10 @@ def laws(part: Spec) -> tuple[Law, ...]:
     match part:
         case Attack():
             own: tuple[Law, ...] = _attack_laws.laws(part)
+        case PromptAttack():
+            own = _prompt_laws.laws(part)
+        case Objective() if part.surface_kind in _prompt_laws.PROMPT_KINDS:
+            own = _prompt_laws.OBJECTIVE
         case Objective():
             own = _part_laws.OBJECTIVE
         case InputDefense():
