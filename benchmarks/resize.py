@@ -7,8 +7,9 @@ as ``loricate resize`` and ``combine`` read them, and in torch for the peers. Th
 counts each shape as often as it occurs. Resizing halves the rank, against ``torch.linalg.svd`` of
 the product, as kohya and ComfyUI call it; ``--economy`` spares it the full matrices. Combining sums
 two LoRAs with weights 1 and 0.5 at rank r, against the same of the dense sum and against PEFT's
-``add_weighted_adapter`` with its own defaults. Ratios are of medians after a warm-up; what takes
-longer than a second is run once. Differences are between the resulting updates, as a share of their
+``add_weighted_adapter`` with its own defaults. All take turns, and the fastest of their runs count:
+``--repeats`` of each peer, ten times as many of ours. On one thread the times are those of the
+processor, whatever else runs. Differences are between the resulting updates, as a share of their
 norm. On one thread the peers take many minutes; ``--least`` and ``--most`` choose among the shapes
 by the number of entries.
 """
@@ -21,7 +22,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from loricate.lowrank.rules import FixedRank
 from loricate.lowrank.svd import recompress
 
 Result = TypeVar("Result")
+Work: TypeAlias = Callable[[], tuple[float, LowRank | Tensor]]
 GAINS = [1.0, 0.5]
 
 
@@ -56,23 +58,25 @@ def random_updates(shape: tuple[int, int], rank: int) -> list[LowRank]:
 
 def measure_resize(update: LowRank, options: argparse.Namespace) -> dict[str, float]:
     """Seconds of both sides, their ratio, and how far the results are apart."""
-    rank = options.rank // 2
-    ours_s, ours = timed(lambda: recompress(update, FixedRank(rank)), 10 * options.repeats)
-    a, b = torch.asarray(update.A), torch.asarray(update.B)
-    svd_s, svd = timed(lambda: best(b @ a, rank, options), options.repeats)
-    return compare({"ours": ours_s, "svd": svd_s}, torch.asarray(ours.dense()), {"svd": svd})
+    rank, (a, b) = options.rank // 2, (torch.asarray(each) for each in (update.A, update.B))
+    works: dict[str, Work] = {
+        "ours": lambda: clocked(lambda: recompress(update, FixedRank(rank))),
+        "svd": lambda: clocked(lambda: best(b @ a, rank, options)),
+    }
+    return compare(works, options.repeats)
 
 
 def measure_combine(updates: Sequence[LowRank], options: argparse.Namespace) -> dict[str, float]:
     """The same for a weighted sum of two updates."""
-    rule, repeats = FixedRank(options.rank), options.repeats
-    ours_s, ours = timed(lambda: recompress(concat(updates, GAINS), rule), 10 * repeats)
+    rule = FixedRank(options.rank)
     dense = torch.asarray(concat(updates, GAINS).dense())
-    svd_s, svd = timed(lambda: best(dense, options.rank, options), repeats)
-    seconds, results = {"ours": ours_s, "svd": svd_s}, {"svd": svd}
+    works: dict[str, Work] = {
+        "ours": lambda: clocked(lambda: recompress(concat(updates, GAINS), rule)),
+        "svd": lambda: clocked(lambda: best(dense, options.rank, options)),
+    }
     if options.peft:
-        seconds["peft"], results["peft"] = peft_sum(updates, options.rank)
-    return compare(seconds, torch.asarray(ours.dense()), results)
+        works["peft"] = lambda: peft_sum(updates, options.rank)
+    return compare(works, options.repeats)
 
 
 def best(matrix: Tensor, rank: int, options: argparse.Namespace) -> Tensor:
@@ -94,33 +98,43 @@ def peft_sum(updates: Sequence[LowRank], rank: int) -> tuple[float, Tensor]:
         for name, update in zip(("first", "second"), updates, strict=True):
             lora.lora_A[name].weight.copy_(torch.asarray(update.A))
             lora.lora_B[name].weight.copy_(torch.asarray(update.B))
-    start = time.perf_counter()
+    start = now()
     model.add_weighted_adapter(
         ["first", "second"], GAINS, "sum", combination_type="svd", svd_rank=rank
     )
-    seconds = time.perf_counter() - start
+    seconds = now() - start
     return seconds, lora.get_delta_weight("sum").detach()
 
 
-def compare(
-    seconds: dict[str, float], ours: Tensor, results: dict[str, Tensor]
-) -> dict[str, float]:
-    row = {f"{name}_s": value for name, value in seconds.items()}
+def compare(works: dict[str, Work], repeats: int) -> dict[str, float]:
+    """Fewest seconds of each, and ratios and differences of the others to ours."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    results: dict[str, Tensor] = {}
+    for _ in range(repeats):
+        for name, work in works.items():
+            # After a peer has had the caches, the first of ours warms up.
+            for _ in range(11 if name == "ours" else 1):
+                taken, result = work()
+                seconds[name].append(taken)
+            results[name] = result if isinstance(result, Tensor) else torch.asarray(result.dense())
+    fastest = {name: min(each) for name, each in seconds.items()}
+    row = {f"{name}_s": value for name, value in fastest.items()}
+    ours = results.pop("ours")
     for name, result in results.items():
-        row[f"{name}_ratio"] = seconds[name] / seconds["ours"]
+        row[f"{name}_ratio"] = fastest[name] / fastest["ours"]
         row[f"{name}_difference"] = float((ours - result).norm() / result.norm())
     return row
 
 
-def timed(work: Callable[[], Result], repeats: int) -> tuple[float, Result]:
-    seconds = []
-    for _ in range(1 + repeats):
-        start = time.perf_counter()
-        result = work()
-        seconds.append(time.perf_counter() - start)
-        if seconds[-1] > 1.0:
-            return seconds[-1], result
-    return statistics.median(seconds[1:]), result
+def clocked(work: Callable[[], Result]) -> tuple[float, Result]:
+    start = now()
+    result = work()
+    return now() - start, result
+
+
+def now() -> float:
+    # The seconds of one thread do not grow with what else the machine does.
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def show(name: str, row: dict[str, float]) -> str:

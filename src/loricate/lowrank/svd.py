@@ -171,15 +171,19 @@ def recompress(update: LowRank, rule: RankRule | None = None) -> LowRank:
     return _leading(update, rule or NumericalRank(), 1.0)
 
 
-def balanced(update: LowRank) -> LowRank:
-    """The same update at its numerical rank, with ``A @ A.T == B.T @ B``.
+def balanced(update: LowRank, rule: RankRule | None = None) -> LowRank:
+    """The same as ``recompress``, but with ``A @ A.T == B.T @ B``.
 
     Splitting the singular values evenly keeps both factors inside the range of half precision.
+
+    Args:
+        update: Factors of any rank.
+        rule: How the rank is chosen; ``None`` keeps the numerical rank.
 
     Raises:
         NumericalError: A factor holds NaN or infinity.
     """
-    return _leading(update, NumericalRank(), 0.5)
+    return _leading(update, rule or NumericalRank(), 0.5)
 
 
 def _leading(update: LowRank, rule: RankRule, share: float) -> LowRank:

@@ -17,7 +17,7 @@ from loricate.basics.errors import NumericalError, UnsupportedError
 from loricate.lowrank.factors import LowRank
 from loricate.lowrank.gram import retained_energy
 from loricate.lowrank.rules import RankRule
-from loricate.lowrank.svd import factored_svd
+from loricate.lowrank.svd import balanced
 from loricate.recipes._out import Destination, DtypeName
 
 __all__ = [
@@ -85,8 +85,7 @@ def truncated(exact: Update, rule: RankRule, dtype: np.dtype[Any]) -> Change:
     Raises:
         UnsupportedError: The rule is not for products of factors.
     """
-    svd = factored_svd(exact.factors)
-    return Change(exact, svd.balanced(rule.rank(svd.s, svd.shape)), dtype)
+    return Change(exact, balanced(in_single(exact.factors), rule), dtype)
 
 
 @final
