@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from loricate.basics.spec import Spec, Weight
+from loricate.core.family import Family
 from loricate.core.generators import Seeds
 from loricate.core.shapes import Batch
 
@@ -33,6 +34,14 @@ class InputDefense(Spec):
     def is_random(self) -> bool:
         """Whether the transform depends on the seeds."""
         return False
+
+    def bind(self, family: Family) -> "InputDefense":
+        """The defense as deployed in front of a model; itself where it needs none.
+
+        Args:
+            family: The deployed model, its adapter included.
+        """
+        return self
 
     @abstractmethod
     def __call__(self, x: Batch, seeds: Seeds) -> Batch:

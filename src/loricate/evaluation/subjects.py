@@ -96,17 +96,17 @@ class Subject:
                 inner = self.family.autoencoder()
             case _:
                 inner = self.family.edit(prompts, settings)
-        return defended(inner, self.defenses)
+        return self._behind(inner)
 
     @torch.no_grad()
     def latents(self, images: Images, seeds: Sequence[int]) -> Tensor:
         """Encodings of preprocessed pictures."""
-        return defended(self.family.vae_encoder(), self.defenses)(images, seeds)
+        return self._behind(self.family.vae_encoder())(images, seeds)
 
     @torch.no_grad()
     def reconstructions(self, images: Images, seeds: Sequence[int]) -> Images:
         """Decoded encodings, in [0, 1]."""
-        return defended(self.family.autoencoder(), self.defenses)(images, seeds).clamp(0, 1)
+        return self._behind(self.family.autoencoder())(images, seeds).clamp(0, 1)
 
     @torch.no_grad()
     def generated(self, pictures: Pictures, settings: EditSettings, seed: int) -> Images:
@@ -120,4 +120,7 @@ class Subject:
     ) -> Images:
         """Edits of variants of some pictures, with the scoring noise of those pictures."""
         seeds = sample_seeds(seed, pictures.indices, "scored-edit")
-        return defended(self.family.edit(pictures.prompts, settings), self.defenses)(images, seeds)
+        return self._behind(self.family.edit(pictures.prompts, settings))(images, seeds)
+
+    def _behind(self, surface: Surface) -> Surface:
+        return defended(surface, tuple(each.bind(self.family) for each in self.defenses))

@@ -1,5 +1,6 @@
 """What objectives, input defenses, regularizers and metrics have to keep."""
 
+from functools import cache
 from typing import Final
 
 import torch
@@ -11,6 +12,7 @@ from loricate.attacks.random_noise import RandomNoise
 from loricate.basics.errors import ShapeError
 from loricate.core.balls import Linf
 from loricate.core.defense import InputDefense, Regularizer
+from loricate.core.family import Family
 from loricate.core.generators import generators, sample_seeds
 from loricate.core.metric import Metric
 from loricate.core.objective import Objective
@@ -64,10 +66,11 @@ def gradient_matches_differences(objective: Objective) -> None:
 
 
 def transforms_pictures_to_pictures(defense: InputDefense) -> None:
-    """Shape, dtype and range are kept."""
+    """Shape, dtype and range are kept; an odd side too, unless a model asks for more."""
+    deployed = _deployed(defense)
     for dtype in (torch.float32, torch.float64):
-        x = pictures(3, size=13, dtype=dtype)
-        output = defense(x, _SEEDS)
+        x = pictures(3, size=13 if deployed is defense else 12, dtype=dtype)
+        output = deployed(x, _SEEDS)
         assert (output.shape, output.dtype) == (x.shape, x.dtype)
         assert output.min() >= 0, f"{output.min()} is below the box"
         assert output.max() <= 1, f"{output.max()} is above the box"
@@ -75,7 +78,7 @@ def transforms_pictures_to_pictures(defense: InputDefense) -> None:
 
 def draws_by_seed(defense: InputDefense) -> None:
     """Equal seeds give equal pictures in any batch; other seeds do if nothing is random."""
-    x = pictures()
+    defense, x = _deployed(defense), pictures()
     output = defense(x, _SEEDS)
     assert torch.equal(defense(x, _SEEDS), output), "two runs with the same seeds differ"
     for row, seed in enumerate(_SEEDS):
@@ -86,7 +89,7 @@ def draws_by_seed(defense: InputDefense) -> None:
 
 def transforms_alike_with_and_without_gradient(defense: InputDefense) -> None:
     """The forward pass is the real one, whether or not an attacker is watching."""
-    x = pictures()
+    defense, x = _deployed(defense), pictures()
     with torch.no_grad():
         plain = defense(x, _SEEDS)
     assert torch.equal(defense(x.clone().requires_grad_(), _SEEDS), plain)
@@ -94,7 +97,7 @@ def transforms_alike_with_and_without_gradient(defense: InputDefense) -> None:
 
 def declared_backward_is_what_gradients_see(defense: InputDefense) -> None:
     """``"identity"`` passes gradients through; ``"none"`` is the slope of the forward pass."""
-    x = pictures(lower=0.2, upper=0.8).requires_grad_()
+    defense, x = _deployed(defense), pictures(lower=0.2, upper=0.8).requires_grad_()
     weights, direction = _normal(x, "weights"), _normal(x, "direction")
     (gradient,) = grad((defense(x, _SEEDS) * weights).sum(), x)
     assert torch.isfinite(gradient).all()
@@ -111,7 +114,7 @@ def declared_backward_is_what_gradients_see(defense: InputDefense) -> None:
 def is_open_to_attack(defense: InputDefense) -> None:
     """Gradients through the declared backward pass are worth far more than as much noise."""
     x = pictures(size=16)
-    surface = DefendedSurface(ModuleSurface(conv_encoder()), (defense,))
+    surface = DefendedSurface(ModuleSurface(conv_encoder()), (_deployed(defense),))
     found, control = (
         attack(surface, LatentShift(), _THREAT, x, seeds=_SEEDS).value
         for attack in (PGD(steps=_TRIES), RandomNoise(n_restarts=_TRIES))
@@ -205,6 +208,24 @@ METRIC: Final = (
     order_of_rows_does_not_matter,
     refuses_other_shapes,
 )
+
+
+@cache
+def _tiny_family() -> Family:
+    """A family in double precision, for defenses that need one."""
+    # Not at the top: parts that need no model should not wait for diffusers.
+    from loricate.families.sd15 import SD15
+
+    family = SD15.tiny()
+    for module in (family.pipe.vae, family.pipe.text_encoder, family.pipe.unet):
+        module.double()
+    return family
+
+
+def _deployed(defense: InputDefense) -> InputDefense:
+    """The defense in front of a tiny model, where it needs one."""
+    needs_model = type(defense).bind is not InputDefense.bind
+    return defense.bind(_tiny_family()) if needs_model else defense
 
 
 def _surface_for(objective: Objective) -> Surface:
