@@ -1,4 +1,4 @@
-"""``loricate attack``: one picture, one attack, and files that hold what the numbers say."""
+"""``loricate attack``: one input, one attack, and files that hold what the numbers say."""
 
 import importlib
 import json
@@ -13,6 +13,7 @@ from PIL import Image
 from loricate import models
 from loricate.cli.exits import ExitCode
 from loricate.cli.main import run
+from loricate.core.text_budgets import edit_distance
 
 # rich draws from the global generator when this is first imported.
 importlib.import_module("rich.style")
@@ -108,3 +109,52 @@ def test_a_folder_with_files_is_left_alone(picture, tmp_path, capsys) -> None:
     assert run(["attack", str(picture), "--out", str(tmp_path / "out")]) == ExitCode.USAGE
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
     assert "new or empty" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def attacked_prompt(tmp_path_factory):
+    out = tmp_path_factory.mktemp("prompt") / "out"
+    arguments = ["--attack", "char_search:n_samples=5", "--out", str(out)]
+    assert run(["attack", "red heart", *arguments]) == ExitCode.PASS
+    return out
+
+
+def test_the_attacked_prompt_is_one_edit_away_and_moves_the_encoder(attacked_prompt) -> None:
+    found = json.loads((attacked_prompt / "result.json").read_text())
+    changed = found["attacked_prompt"]
+    assert found["prompt"] == "red heart" != changed
+    assert edit_distance("red heart", changed) == 1 == found["changes"]
+    assert found["attacked_code_points"] == [f"U+{ord(each):04X}" for each in changed]
+    assert found["objective_attacked"] > found["objective_clean"]
+    assert found["hidden_state_cosine"] < 0.95
+
+
+def test_the_pictures_of_both_prompts_are_there_and_differ(attacked_prompt) -> None:
+    names = {path.name for path in attacked_prompt.iterdir()}
+    assert names == {"clean.png", "attacked.png", "sheet.png", "result.json", "config.toml"}
+    assert not np.array_equal(
+        *(levels(attacked_prompt / f"{n}.png") for n in ("clean", "attacked"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments", "word"),
+    [
+        ("gone.png", [], "no file"),
+        ("red heart", ["--epsilon", "8/255"], "for an image"),
+        ("red heart", ["--edits", "1", "--tokens", "2"], "give one"),
+        ("red heart", ["--attack", "pgd"], "attack"),
+        (" ", [], "visible"),
+        ("heart " * 90, [], "tokens"),
+    ],
+)
+def test_what_is_no_prompt_is_refused(target, arguments, word, tmp_path, capsys) -> None:
+    code, printed = refused(target, tmp_path, capsys, *arguments)
+    assert code == ExitCode.USAGE
+    assert word in printed
+
+
+def test_flags_of_prompts_are_refused_for_pictures(picture, tmp_path, capsys) -> None:
+    code, printed = refused(picture, tmp_path, capsys, "--edits", "1")
+    assert code == ExitCode.USAGE
+    assert "--edits is for a prompt" in printed

@@ -1,4 +1,4 @@
-"""One attack on one picture, through everything deployed, with pictures of what it does."""
+"""One attack on one picture or prompt, through everything deployed, with pictures of it."""
 
 import copy
 import json
@@ -9,32 +9,38 @@ from typing import Final, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
 from loricate.adapters.formats.peft import PEFT
+from loricate.attacks.charmer import Charmer
 from loricate.attacks.pgd import PGD
 from loricate.basics.spec import Count, Natural, PixelLength, Spec, to_table, to_toml
 from loricate.core.attack import Attack, AttackResult
 from loricate.core.balls import ball
 from loricate.core.defense import InputDefense
-from loricate.core.family import EditSettings, Family
+from loricate.core.family import Component, EditSettings, Family
 from loricate.core.generators import sample_seeds
 from loricate.core.objective import Objective
+from loricate.core.prompt_attack import PromptAttack, PromptResult
 from loricate.core.shapes import Images
+from loricate.core.text_budgets import CharBudget, Lexicon, TextBudget, TokenBudget
 from loricate.core.threat import ThreatModel
 from loricate.evaluation.subjects import Pictures, Subject
 from loricate.metrics.latent_drift import LatentDrift
 from loricate.metrics.psnr import PSNR
 from loricate.metrics.ssim import SSIM
+from loricate.objectives.embedding_shift import EmbeddingShift
 from loricate.objectives.latent_shift import LatentShift
 from loricate.recipes._folder import claim
-from loricate.recipes._models import load_family, model_path
+from loricate.recipes._models import judge_of, load_family, model_path
 from loricate.recipes._picture import read_picture, write_picture
 from loricate.records.io import write_atomically
 from loricate.records.names import epsilon_text
 from loricate.report.picture_sheet import Tile, save_picture_sheet
 from loricate.surfaces.attach import load
 
-__all__ = ["ImageAttackSpec", "attack_image"]
+__all__ = ["ImageAttackSpec", "PromptAttackSpec", "attack_image", "attack_prompt"]
 
 RESULT: Final = "result.json"
 
@@ -73,6 +79,34 @@ class ImageAttackSpec(Spec):
     device: str = "auto"
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class PromptAttackSpec(Spec):
+    """What is attacked through its prompt, and how.
+
+    Args:
+        model: As for pictures.
+        adapter: PEFT folder of an adapter for the text encoder; ``None`` attacks the base.
+        attack: How the budget is searched.
+        objective: What is maximized; one that reads the text encoder.
+        budget: Allowed changes.
+        picture: Sampler of the pictures shown.
+        seed: Root of every draw.
+        device: As for pictures.
+    """
+
+    model: str = "emoji-sd"
+    adapter: Path | None = None
+    attack: PromptAttack = field(default_factory=Charmer)
+    objective: Objective = field(default_factory=EmbeddingShift)
+    budget: CharBudget | TokenBudget = field(default_factory=CharBudget)
+    picture: EditSettings = field(
+        default_factory=lambda: EditSettings(num_inference_steps=25, guidance=4.0)
+    )
+    seed: Natural = 0
+    device: str = "auto"
+
+
 def attack_image(spec: ImageAttackSpec, path: Path, out: Path) -> Mapping[str, object]:
     """Attack a picture and write what it became, beside what the model makes of both.
 
@@ -92,7 +126,7 @@ def attack_image(spec: ImageAttackSpec, path: Path, out: Path) -> Mapping[str, o
     """
     family = load_family(model_path(spec.model), spec.device)
     clean = read_picture(path, family.image_size).to(family.device)
-    subject = _subject(spec, family)
+    subject = Subject("attacked", _adapted(family, "vae", spec.adapter), spec.defenses)
     claim(out, to_toml(spec), resume=False)
     pictures = Pictures(clean, (spec.prompt,))
     result = _attacked(spec, subject, pictures)
@@ -110,12 +144,77 @@ def attack_image(spec: ImageAttackSpec, path: Path, out: Path) -> Mapping[str, o
     return found
 
 
-def _subject(spec: ImageAttackSpec, base: Family) -> Subject:
-    if spec.adapter is None:
-        return Subject("base", base, spec.defenses)
-    family = base.with_vae(copy.deepcopy(base.vae))
-    load(family.vae, PEFT(component="vae").read(spec.adapter), "vae")
-    return Subject("hardened", family, spec.defenses)
+def attack_prompt(spec: PromptAttackSpec, prompt: str, out: Path) -> Mapping[str, object]:
+    """Attack a prompt and write what it became, beside the pictures of both.
+
+    Args:
+        spec: Model, attack and budget.
+        prompt: The prompt.
+        out: A new folder: ``clean.png`` and ``attacked.png``, from the same sampler noise,
+            ``sheet.png`` with both, ``result.json`` and ``config.toml``.
+
+    Returns:
+        The contents of ``result.json``.
+
+    Raises:
+        ConfigError: ``out`` holds something, or the prompt is empty or too long.
+        PrerequisiteError: The model cannot be loaded.
+    """
+    path = model_path(spec.model)
+    family = _adapted(load_family(path, spec.device), "text_encoder", spec.adapter)
+    seeds = sample_seeds(spec.seed, [0], "attack")
+    surface = family.text_encoder()
+    result = spec.attack(surface, spec.objective, spec.budget, [prompt], seeds=seeds)
+    claim(out, to_toml(spec), resume=False)
+    changed = result.prompts[0]
+    # Noise the attack has not seen, the same for both pictures.
+    noise = sample_seeds(spec.seed, [0], "scored-generation")
+    shown = [family.generate([text], noise, spec.picture) for text in (prompt, changed)]
+    for name, images in zip(("clean", "attacked"), shown, strict=True):
+        write_picture(out / f"{name}.png", images)
+    judge = judge_of(path, None, family)
+    found = _texts(prompt, changed, spec.budget, surface) | _query_counts(result)
+    found["hidden_state_cosine"] = _cosine(surface([prompt, changed], seeds * 2))
+    for name, images in zip(("clean", "attacked"), shown, strict=True):
+        found[f"prompt_alignment_{name}"] = float(judge.alignment(images, [prompt]))
+    write_atomically(out / RESULT, json.dumps(found, indent=2).encode() + b"\n")
+    captions = (f"clean: {prompt}", f"attacked: {changed}")
+    tiles = [Tile(caption=c, pixels=_array(x)) for c, x in zip(captions, shown, strict=True)]
+    save_picture_sheet([tiles], out / "sheet.png")
+    return found
+
+
+def _adapted(base: Family, component: Component, adapter: Path | None) -> Family:
+    """The base, or a copy of one part with an adapter on it."""
+    if adapter is None:
+        return base
+    module = copy.deepcopy(base.module(component))
+    load(module, PEFT(component=component).read(adapter), component)
+    return base.with_module(component, module)
+
+
+def _texts(clean: str, changed: str, budget: TextBudget, lexicon: Lexicon) -> dict[str, object]:
+    return {
+        "prompt": clean,
+        "attacked_prompt": changed,
+        # Not every character of an attack can be seen.
+        "attacked_code_points": [f"U+{ord(character):04X}" for character in changed],
+        "changes": budget.size(clean, changed, lexicon),
+        "unit": budget.unit,
+    }
+
+
+def _query_counts(result: PromptResult) -> dict[str, object]:
+    return {
+        "objective_clean": float(result.clean_value),
+        "objective_attacked": float(result.value),
+        "queries": result.queries[0],
+    }
+
+
+def _cosine(states: Tensor) -> float:
+    clean, changed = states.flatten(1)
+    return float(functional.cosine_similarity(clean, changed, dim=0))
 
 
 def _attacked(spec: ImageAttackSpec, subject: Subject, pictures: Pictures) -> AttackResult:
