@@ -12,7 +12,6 @@ from typing import IO, NamedTuple, TypeAlias, final
 
 __all__ = ["Import", "Stream", "read_stream"]
 
-_OPCODES = {each.code: each for each in pickletools.opcodes}
 _KEPT = 1 << 16
 _NUMBER = re.compile(rb"\s*[+-]?(\d|\.\d|nan|inf)", re.IGNORECASE)
 _NUMBERS = {"INT", "LONG", "FLOAT"}
@@ -45,6 +44,25 @@ class Import(NamedTuple):
     name: str
 
 
+class _Opcode(NamedTuple):
+    name: str
+    argument: int | None
+    n_taken: int
+    to_mark: bool
+    n_put: int
+
+    @classmethod
+    def of(cls, info: pickletools.OpcodeInfo) -> "_Opcode":
+        taken = [each.name for each in info.stack_before]
+        to_mark = "mark" in taken
+        n_taken = taken.index("mark") if to_mark else len(taken)
+        size = None if info.arg is None else info.arg.n
+        return cls(info.name, size, n_taken, to_mark, len(info.stack_after))
+
+
+_OPCODES = {each.code.encode("latin-1"): _Opcode.of(each) for each in pickletools.opcodes}
+
+
 class _Mark:
     """What an opcode puts on the stack to come back to."""
 
@@ -67,6 +85,7 @@ class Stream:
         n_made: How many of them came before the last old opcode that makes an instance.
         is_complete: Whether it ends as a pickle does.
         is_binary: Whether an opcode was met that no text has.
+        is_marked: Whether it begins as pickles do that state their protocol.
         is_too_long: Whether it was given up for its length.
         n_opcodes: Opcodes that were read.
     """
@@ -76,6 +95,7 @@ class Stream:
     n_made: int
     is_complete: bool
     is_binary: bool
+    is_marked: bool
     is_too_long: bool
     n_opcodes: int
 
@@ -101,6 +121,7 @@ def read_stream(file: IO[bytes], *, max_opcodes: int) -> Stream:
         n_made=machine.n_made,
         is_complete=is_complete,
         is_binary=machine.is_binary,
+        is_marked=machine.is_marked,
         is_too_long=not is_complete and not is_broken,
         n_opcodes=machine.n_opcodes,
     )
@@ -110,24 +131,24 @@ class _Machine:
     def __init__(self, file: IO[bytes]) -> None:
         self.imports: dict[Import, None] = {}
         self.n_called = self.n_made = self.n_opcodes = 0
-        self.is_binary = False
+        self.is_binary = self.is_marked = False
         self._file = file
         self._stack: list[_Value] = []
         self._memo: dict[int, _Value] = {}
 
     def step(self) -> bool:
         """Follow one opcode; true at the end of the pickle."""
-        code = self._file.read(1).decode("latin-1")
+        code = self._file.read(1)
         opcode = _OPCODES.get(code)
         if opcode is None:
             raise _BreaksOffError
-        argument = _argument(self._file, opcode)
-        self._follow(opcode, argument)
+        self._follow(opcode, _argument(self._file, opcode))
+        self.is_marked |= opcode.name == "PROTO" and not self.n_opcodes
+        self.is_binary |= code >= b"\x80"
         self.n_opcodes += 1
-        self.is_binary |= code >= "\x80"
         return opcode.name == "STOP"
 
-    def _follow(self, opcode: pickletools.OpcodeInfo, argument: bytes) -> None:
+    def _follow(self, opcode: _Opcode, argument: bytes) -> None:
         name = opcode.name
         if name in _PUTS or name == "MEMOIZE":
             place = len(self._memo) if name == "MEMOIZE" else _number(name, argument)
@@ -139,8 +160,13 @@ class _Machine:
         elif name == "POP" and self._stack and isinstance(self._stack[-1], _Mark):
             self._stack.pop()
         else:
-            taken = self._taken([each.name for each in opcode.stack_before])
-            self._stack += [self._result(name, argument, taken) for _ in opcode.stack_after]
+            if name in ("GLOBAL", "INST"):  # before the stack is looked at
+                self._import(*map(_decoded, argument.split(b"\n")))
+            if opcode.to_mark:
+                self._drop_to_mark()
+            taken = [self._pop() for _ in range(opcode.n_taken)][::-1]
+            for _ in range(opcode.n_put):
+                self._stack.append(self._result(name, argument, taken))
             self._count(name)
 
     def _count(self, name: str) -> None:
@@ -159,16 +185,13 @@ class _Machine:
             raise _BreaksOffError
         return self._memo[place]
 
-    def _taken(self, wanted: list[str]) -> list[_Value]:
-        """What an opcode takes off the stack; of all above a mark nothing has to be known."""
-        if "mark" in wanted:
-            while self._stack and not isinstance(self._stack[-1], _Mark):
-                self._stack.pop()
-            if not self._stack:
-                raise _BreaksOffError
+    def _drop_to_mark(self) -> None:
+        """Of all that an opcode takes above a mark nothing has to be known."""
+        while self._stack and not isinstance(self._stack[-1], _Mark):
             self._stack.pop()
-            wanted = wanted[: wanted.index("mark")]
-        return [self._pop() for _ in wanted][::-1]
+        if not self._stack:
+            raise _BreaksOffError
+        self._stack.pop()
 
     def _pop(self) -> _Value:
         value = self._top()
@@ -182,28 +205,23 @@ class _Machine:
             raise _BreaksOffError
         if name in _TEXTS:
             return _text(name, argument)
-        if name in ("GLOBAL", "INST"):
-            module, _, attribute = argument.partition(b"\n")
-            self._import(_decoded(module), _decoded(attribute))
-        elif name == "STACK_GLOBAL":
+        if name == "STACK_GLOBAL":
             self._import(*(_UNKNOWN if not isinstance(each, str) else each for each in taken))
-        elif name.startswith("EXT"):
-            self._import("copyreg", f"extension {int.from_bytes(argument, 'little')}")
         return None
 
     def _import(self, module: str, name: str) -> None:
         self.imports[Import(module, name)] = None
 
 
-def _argument(file: IO[bytes], opcode: pickletools.OpcodeInfo) -> bytes:
+def _argument(file: IO[bytes], opcode: _Opcode) -> bytes:
     """Bytes behind an opcode, cut off where they are too many to be a name."""
-    if opcode.arg is None:
+    size = opcode.argument
+    if size is None:
         return b""
     if opcode.name in ("GLOBAL", "INST"):
         return _line(file) + b"\n" + _line(file)
-    if opcode.arg.n == pickletools.UP_TO_NEWLINE:
+    if size == pickletools.UP_TO_NEWLINE:
         return _line(file)
-    size = opcode.arg.n
     if size < 0:
         is_signed = size == pickletools.TAKEN_FROM_ARGUMENT4
         size = int.from_bytes(_bytes(file, _LENGTHS[size]), "little", signed=is_signed)

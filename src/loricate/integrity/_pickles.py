@@ -78,7 +78,7 @@ def _of_part(part: Part, is_named: bool) -> Iterator[Import | Obstacle]:
             continue
         # Behind a first pickle there may be anything, such as the numbers of torch's old files.
         is_first = here == start and (is_named or not part.name) and (has_objects or not is_array)
-        if stream.is_too_long or (is_first and stream.is_binary):
+        if stream.is_too_long or (is_first and stream.is_marked):
             yield Obstacle(part.name, f"the pickle at byte {here} {_why(stream, part)}")
         return
 

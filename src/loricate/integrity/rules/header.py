@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
+from unicodedata import normalize
 
 from loricate.basics.errors import HostileFileError, UnsupportedError
 from loricate.integrity.finding import Finding, NotVerified, Severity
@@ -15,7 +16,8 @@ __all__ = ["Header"]
 
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
-_SLASH = r"(?:[/\\\u2044\u2215\u29f5\u29f8\uff0f\uff3c]|%2f|%5c)"
+# Compatible forms, such as letters of full width, are made plain before.
+_SLASH = r"(?:[/\\\u2044\u2215\u29f5\u29f8]|%2f|%5c)"
 _PATH = re.compile(
     rf"(?:^|{_SLASH})(?:\.|%2e){{2}}(?:{_SLASH}|$)"  # leads upwards
     rf"|^\s*(?:{_SLASH}|(?:[a-z]:|~\w*|\$\{{?\w+\}}?|%\w+%){_SLASH})"  # begins at a root
@@ -84,7 +86,7 @@ class Header(Rule):
 
     def _names(self, subject: Subject, header: RawHeader) -> Iterator[Finding]:
         names = [name for name, _ in header.tensors] + [key for key, _ in header.metadata]
-        odd = [n for n in names if not n or _CONTROL.search(n) or _PATH.search(n)]
+        odd = [n for n in names if not n or _CONTROL.search(n) or _PATH.search(_plain(n))]
         shown = [
             (n, f"the name {n!r} leads out of a folder, is an address or hides characters")
             for n in odd
@@ -127,6 +129,10 @@ class Header(Rule):
                 advice=_REWRITE,
                 n_bytes=len(longest),
             )
+
+
+def _plain(name: str) -> str:
+    return normalize("NFKC", name)
 
 
 def _unknown(entry: Any) -> list[str]:
