@@ -30,6 +30,7 @@ Scheme: TypeAlias = Literal["peft", "kohya", "lycoris", "comfy", "diffusers", "l
 """How a file spells its modules; ``lone`` names say nothing of a component."""
 
 PEFT_PREFIX = "base_model.model."
+_LYCORIS = "lycoris_"
 
 # Ends of names by what the tensor is; the module is what stands before.
 _KINDS = {
@@ -129,7 +130,7 @@ def scheme_of(key: str) -> Scheme:
         return "peft"
     if key.startswith(tuple(KOHYA_PREFIXES)):
         return "kohya"
-    if key.startswith("lycoris_"):
+    if key.startswith(_LYCORIS):
         return "lycoris"
     if key.startswith(tuple(COMFY_PREFIXES)):
         return "comfy"
@@ -165,4 +166,4 @@ def _resolved(name: str) -> tuple[str, str]:
         return component, resolve([name], Path(), component="model", base=None)[name].module
     except ConfigError:
         # Of a model whose modules are not known; only its own spelling is left.
-        return component, name.removeprefix(prefix)
+        return component, name.removeprefix(prefix).removeprefix(_LYCORIS)

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from loricate.basics.arrays import tolerance
 from loricate.basics.errors import ShapeError
 from loricate.lowrank.factors import LowRank
 from loricate.lowrank.sketch import randomized_svd
@@ -128,4 +129,6 @@ def _columns(left: _Matrix, right: _Matrix) -> _Matrix:
 
 
 def _leading(svd: SVD, scale: float) -> LowRank:
-    return svd.balanced(WIDTH).scaled(scale)
+    # What rounding left of a lower rank is no part of it.
+    rank = max(1, int(np.sum(svd.s > tolerance(svd.s, svd.shape))))
+    return svd.balanced(min(rank, WIDTH)).scaled(scale)

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from loricate.adapters.formats._entries import role_of
-from loricate.integrity._keys import is_adapter, kind_of_key, scheme_of
+from loricate.integrity._keys import is_adapter, kind_of_key, part_of, scheme_of
 from loricate.integrity._reading import tensors_of
 from loricate.integrity.finding import Finding, NotVerified, Severity
 from loricate.integrity.rule import Rule
@@ -79,13 +78,20 @@ class UnreachableKeys(Rule):
 
 
 def _halves(keys: list[str]) -> list[str]:
-    """Factors without the other factor of their pair."""
+    """Factors without the other factor of their pair; alpha may belong to another kind."""
     roles: dict[str, dict[str, str]] = {}
-    for key in keys:
-        if (role := role_of(key)) is not None:
-            roles.setdefault(role[0], {})[role[1]] = key
+    others = set()
+    for part in filter(None, map(part_of, keys)):
+        if part.kind == "lora":
+            roles.setdefault(part.module, {})[part.role] = part.key
+        else:
+            others.add(part.module)
     return [
-        key for each in roles.values() if not {"A", "B"} <= each.keys() for key in each.values()
+        key
+        for module, each in roles.items()
+        if not {"A", "B"} <= each.keys()
+        for role, key in each.items()
+        if role != "alpha" or module not in others
     ]
 
 

@@ -23,6 +23,8 @@ __all__ = [
     "dotted",
     "kohya_name",
     "kohya_tensors",
+    "loha_tensors",
+    "lokr_tensors",
     "peft_folder",
     "plain_config",
     "spelled",
@@ -124,6 +126,60 @@ def kohya_tensors(
         for target, update in adapter.items():
             value = update.factors.scale * update.rank
             tensors[f"{name(target)}.alpha"] = np.asarray(value, update.factors.A.dtype)
+    return tensors
+
+
+def loha_tensors(
+    layers: Layers, plan: Plan | None = None, name: Callable[[Target], str] = kohya_name
+) -> dict[str, Array]:
+    """Tensors of a LoHa file: of each layer, the Hadamard product of two low-rank products.
+
+    Args:
+        layers: What is updated.
+        plan: How.
+        name: How a module is called.
+    """
+    plan = plan or Plan()
+    tensors: dict[str, Array] = {}
+    for target, layer in layers.items():
+        rng = np.random.default_rng(derive_seed(plan.seed, str(target)))
+        d_out, d_in = layer.shape[0], math.prod(layer.shape[1:])
+        pairs = [
+            (rng.standard_normal((d_out, plan.rank)), rng.standard_normal((plan.rank, d_in)))
+            for _ in "12"
+        ]
+        size = float(np.linalg.norm((pairs[0][0] @ pairs[0][1]) * (pairs[1][0] @ pairs[1][1])))
+        pairs[1][0][...] *= plan.size * layer.norm / size
+        for number, (a, b) in zip("12", pairs, strict=True):
+            tensors[f"{name(target)}.hada_w{number}_a"] = a.astype(plan.dtype)
+            tensors[f"{name(target)}.hada_w{number}_b"] = b.astype(plan.dtype)
+        tensors[f"{name(target)}.alpha"] = np.asarray(plan.rank, plan.dtype)
+    return tensors
+
+
+def lokr_tensors(
+    layers: Layers, plan: Plan | None = None, name: Callable[[Target], str] = kohya_name
+) -> dict[str, Array]:
+    """Tensors of a LoKr file: of each layer, the Kronecker product of 4 x 4 and a low rank.
+
+    Args:
+        layers: What is updated; sides of their weights are multiples of 4.
+        plan: How.
+        name: How a module is called.
+    """
+    plan = plan or Plan()
+    tensors: dict[str, Array] = {}
+    for target, layer in layers.items():
+        rng = np.random.default_rng(derive_seed(plan.seed, str(target)))
+        d_out, d_in = layer.shape[0], math.prod(layer.shape[1:])
+        small = rng.standard_normal((4, 4))
+        a = rng.standard_normal((d_out // 4, plan.rank))
+        b = rng.standard_normal((plan.rank, d_in // 4))
+        small *= plan.size * layer.norm / (float(np.linalg.norm(small)) * _product_norm(b, a))
+        ends = {"w1": small, "w2_a": a, "w2_b": b, "alpha": np.asarray(float(plan.rank))}
+        for end, array in ends.items():
+            key = end if end == "alpha" else f"lokr_{end}"
+            tensors[f"{name(target)}.{key}"] = array.astype(plan.dtype)
     return tensors
 
 

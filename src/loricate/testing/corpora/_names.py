@@ -53,6 +53,14 @@ class _Kohya:
         return folder / "lora.safetensors"
 
 
+def _alone(tensors: Mapping[str, Array]) -> Build:
+    def build(folder: Path) -> Path:
+        save_tensors(folder / "lora.safetensors", dict(tensors))
+        return folder / "lora.safetensors"
+
+    return build
+
+
 def _pair(name: str, down: str = ".lora_down.weight", up: str = ".lora_up.weight") -> Build:
     """A second pair for the first module, under another name."""
 
@@ -190,6 +198,14 @@ _REPLACING: Mapping[str, Mapping[str, Array]] = {
     "reshape_weight": {f"{_OUT}.reshape_weight": np.array([48, 64, 3, 3])},
     "whole_weight": {"unet.conv_out.weight": np.zeros((24, 64, 3, 3), np.float32)},
 }
+_QUARTET = {f"{_MODULE}.{side}.weight": _ZEROS for side in ("a1", "a2", "b1", "b2")}
+_SCALED = {f"unet.{_FIRST.module}.on_input": np.ones(192, np.float32)}
+_WHOLE = _REPLACING["whole_weight"]
+# Without a plain pair, these alone have to tell that the file is an adapter.
+_BESIDE_OTHERS: Mapping[str, Mapping[str, Array]] = {
+    "whole_weight_beside_glora": {**_QUARTET, **_WHOLE},
+    "whole_weight_beside_ia3": {**_SCALED, **_WHOLE},
+}
 _UNREACHABLE: Mapping[str, Mapping[str, Array]] = {
     "unknown_tensor": {"payload.blob": np.frombuffer(bytes(range(256)), np.uint8)},
     "vae_in_a_kohya_file": {
@@ -239,6 +255,7 @@ _FOREIGN: Mapping[str, Build] = {
 
 NAMES = (
     *(_case(n, _Kohya(more=more), "full_replace", _HIGH) for n, more in _REPLACING.items()),
+    *(_case(n, _alone(more), "full_replace", _HIGH) for n, more in _BESIDE_OTHERS.items()),
     _case(
         "bundled_embedding",
         _Kohya(more={"bundle_emb.person.string_to_param.*": np.ones((2, 192), np.float32)}),

@@ -18,7 +18,15 @@ from loricate.adapters.tensors import save_tensors
 from loricate.adapters.weights import Weights, open_model
 from loricate.integrity.finding import Severity
 from loricate.lowrank.factors import LowRank
-from loricate.testing.corpora._adapters import Plan, adapter_for, kohya_tensors, peft_folder
+from loricate.testing.corpora._adapters import (
+    Plan,
+    adapter_for,
+    kohya_name,
+    kohya_tensors,
+    loha_tensors,
+    lokr_tensors,
+    peft_folder,
+)
 from loricate.testing.corpora._adapters import spelled as _spelled
 from loricate.testing.corpora._case import Build, Case
 from loricate.testing.corpora._layers import ATTENTION, Layers, embedded, stable_diffusion
@@ -68,6 +76,52 @@ def _infinite_alpha(folder: Path) -> Path:
     name = min(key for key in tensors if key.endswith(".alpha"))
     save_tensors(folder / "lora.safetensors", tensors | {name: np.float32(np.inf)})
     return folder / "lora.safetensors"
+
+
+def _file(tensors: Callable[[], Mapping[str, Any]]) -> Build:
+    def build(folder: Path) -> Path:
+        save_tensors(folder / "lora.safetensors", tensors())
+        return folder / "lora.safetensors"
+
+    return build
+
+
+def _loud_beside(end: str, *shape: int) -> Build:
+    """Everything a thousand times, and one tensor of another kind that readers refuse."""
+
+    def tensors() -> dict[str, Any]:
+        adapter = adapter_for(embedded("unet", ATTENTION)).scaled(1e3)
+        name = kohya_name(next(iter(adapter)))
+        return kohya_tensors(adapter) | {f"{name}.{end}": np.ones(shape, np.float32)}
+
+    return _file(tensors)
+
+
+def _replaced(keep: float, seed: int | None) -> Adapter:
+    """Pairs of full rank that leave a part of each weight, and may put another in its place."""
+    layers = embedded("unet", r"^mid_block.*attn1\.to_[qkv]$")
+    weights = open_model(models.path())["unet"]
+    updates = {}
+    for target in layers:
+        matrix = _matrix(weights, target.module)
+        change = (keep - 1) * matrix
+        if seed is not None:
+            change += (
+                np.random.default_rng(seed).permutation(matrix.reshape(-1)).reshape(matrix.shape)
+            )
+        eye = np.eye(len(matrix), dtype=np.float32)
+        updates[target] = Update(LowRank(change.astype(np.float32), eye))
+    return Adapter(updates)
+
+
+def _overflowing() -> dict[str, Any]:
+    """Finite factors whose product is not."""
+    adapter = adapter_for(embedded("unet", r"^mid_block.*attn2"), Plan(dtype=np.float64))
+    tensors = kohya_tensors(adapter)
+    for key in tensors:
+        if not key.endswith(".alpha"):
+            tensors[key] = np.asarray(tensors[key]) * 1e200
+    return tensors
 
 
 def _changed(adapter: Adapter, change: Mapping[Target, Update]) -> Adapter:
@@ -225,6 +279,30 @@ _HEAVY: Mapping[str, Build] = {
         lambda: adapter_for(embedded("text_encoder", "self_attn"), Plan(size=30.0))
     ),
 }
+_UNET = r"^(down|mid).*(attn[12]\.to_[qkv])$"
+_HEAVY_KINDS: Mapping[str, Build] = {
+    "loha_1000_times": _file(lambda: loha_tensors(embedded("unet", _UNET), Plan(size=30.0))),
+    "lokr_1000_times": _file(lambda: lokr_tensors(embedded("unet", _UNET), Plan(size=30.0))),
+    "everything_1000_times_beside_a_loha": _loud_beside("hada_w1_a", 4, 4),
+    "everything_1000_times_beside_magnitudes": _loud_beside("dora_scale", 64, 1),
+    "everything_1000_times_beside_a_rotation": _loud_beside("oft_blocks", 2, 4, 4),
+    "everything_1000_times_beside_an_unknown_end": _loud_beside("lora_side.weight", 4, 4),
+}
+_HEAVY_ALONE: Mapping[str, Build] = {
+    "everything_1000_times_without_a_base": _HEAVY["everything_1000_times"],
+    "alpha_of_thousands_without_a_base": _alpha_of_thousands(component=False),
+    "text_encoder_1000_times_without_a_base": _HEAVY["text_encoder_1000_times"],
+    "stable_diffusion_100_times": _kohya(
+        lambda: adapter_for(stable_diffusion("sd1", "unet")).scaled(100.0)
+    ),
+    "loha_1000_times_without_a_base": _HEAVY_KINDS["loha_1000_times"],
+}
+_REPLACED: Mapping[str, Build] = {
+    "weights_exchanged_at_full_rank": _kohya(lambda: _replaced(0.0, 1)),
+    "weights_cancelled_at_full_rank": _kohya(lambda: _replaced(0.0, None)),
+    "weights_halved_at_full_rank": _kohya(lambda: _replaced(0.5, None)),
+    "weights_turned_round_at_full_rank": _pipeline(lambda: _replaced(-1.0, None)),
+}
 _INTRUDERS: Mapping[str, Build] = {
     "intruders_in_attention": _kohya(lambda: _intruding("unet", r"^mid_block.*attn")),
     "intruders_in_convolutions": _pipeline(lambda: _intruding("vae", r"^encoder.*resnets.*conv2$")),
@@ -247,6 +325,10 @@ def _rarest() -> str:
 WEIGHTS = (
     *(_case(n, b, "non_finite", needs_base=False) for n, b in _NOT_FINITE.items()),
     *(_case(name, build, "norm_outlier") for name, build in _HEAVY.items()),
+    *(_case(name, build, "norm_outlier") for name, build in _HEAVY_KINDS.items()),
+    *(_case(name, b, "absolute_norm", needs_base=False) for name, b in _HEAVY_ALONE.items()),
+    *(_case(name, build, "weight_replaced") for name, build in _REPLACED.items()),
+    _case("product_that_overflows", _file(_overflowing), "unjudged_updates", needs_base=False),
     *(
         replace(case, severity=_MEDIUM)
         for case in (
@@ -259,6 +341,17 @@ WEIGHTS = (
             _case(
                 "collapsed_convolutions",
                 _kohya(lambda: _collapsed(stable_diffusion("sd1", "unet", r"^down.*conv2$"))),
+                "rank_collapse",
+                needs_base=False,
+            ),
+            _case(
+                "attention_that_fades_at_once",
+                _kohya(
+                    lambda: adapter_for(
+                        stable_diffusion("sd1", "unet", r"attn2\.to_[kv]$"),
+                        Plan(rank=16, decay=0.05),
+                    )
+                ),
                 "rank_collapse",
                 needs_base=False,
             ),

@@ -28,6 +28,8 @@ from loricate.testing.corpora._adapters import (
     dotted,
     kohya_name,
     kohya_tensors,
+    loha_tensors,
+    lokr_tensors,
     peft_folder,
     spelled,
 )
@@ -210,6 +212,17 @@ def _extracted() -> Adapter:
     return Adapter(updates)
 
 
+def _full_rank() -> Adapter:
+    """Small pairs that could reach every direction, and do."""
+    layers = embedded("unet", r"^mid_block.*attn1\.to_[qkv]$")
+    side = next(iter(layers.values())).shape[0]
+    return adapter_for(layers, Plan(rank=side, size=0.2, decay=0.99))
+
+
+def _some_sd1() -> Layers:
+    return stable_diffusion("sd1", "unet", r"^(mid|down_blocks\.0).*to_[qkv]$")
+
+
 def _mixed_names(folder: Path) -> Path:
     """Attention in new names and convolutions in old ones, as training scripts wrote."""
     layers = embedded("unet", r"^mid_block")
@@ -293,6 +306,8 @@ _PEFT_FOLDERS: Mapping[str, Build] = {
     "our_peft_unet": _saved(lambda: adapter_for(_unet()), "peft"),
     "our_peft_of_mixed_ranks": _saved(_mixed_ranks, "peft"),
     "our_hardening_adapter": _saved(_hardening, "peft"),
+    "our_update_of_full_rank": _saved(_full_rank, "peft"),
+    "peft_rank_32_of_few_directions": _peft(_unet, Plan(rank=32, decay=0.7)),
 }
 _PIPELINES: Mapping[str, Build] = {
     "pipeline": _file(
@@ -341,6 +356,14 @@ _KOHYA_FILES: Mapping[str, Build] = {
         lambda: {**embedded("unet", _CONVOLUTIONS), **embedded("unet", r"attentions")}
     ),
     "locon_tucker": _file(_tucker),
+    "loha": _file(lambda: loha_tensors(_unet())),
+    "loha_sd1_rank_16": _file(lambda: loha_tensors(_some_sd1(), Plan(rank=16, dtype=np.float16))),
+    "lokr": _file(lambda: lokr_tensors(_unet())),
+    "lokr_of_lycoris": _file(
+        lambda: lokr_tensors(
+            _text(), name=lambda target: f"lycoris_{target.module.replace('.', '_')}"
+        )
+    ),
     "comfy": _kohya(_sd1, name=_comfy_name),
     "our_kohya": _saved(lambda: adapter_for(_unet()), "kohya"),
     "our_kohya_sdxl": _saved(lambda: adapter_for(_sdxl(), Plan(dtype=np.float16)), "kohya"),

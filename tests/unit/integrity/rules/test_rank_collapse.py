@@ -40,7 +40,9 @@ def test_doubled_rows_of_one_module_fire(said, plain):
     doubled = changed(plain[target], lambda a, b: (np.repeat(a[:2], 4, axis=0), b))
     (found,) = said({**plain, target: doubled})
     assert (found.severity, found.where) == (Severity.MEDIUM, str(target))
-    assert found.evidence == {"numerical_rank": 2.0, "rank": 8, "n_modules": 1}
+    numbers = dict(found.evidence)
+    assert 1 <= numbers.pop("effective_rank") <= 2
+    assert numbers == {"numerical_rank": 2.0, "rank": 8, "n_modules": 1}
 
 
 def test_a_whole_adapter_of_one_direction_fires(said, plain):
