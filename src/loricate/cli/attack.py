@@ -15,7 +15,7 @@ __all__ = ["command"]
 
 _TEXT = "NAME[:FIELD=VALUE,...]"
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_ADAPTER = click.Path(exists=True, path_type=Path)
 
 
 @click.command()
@@ -23,7 +23,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder.")
 @click.option("--model", default="emoji-sd", show_default=True, help="What is attacked.")
 @click.option(
-    "--adapter", type=_FOLDER, help="PEFT folder for the autoencoder, or the text encoder."
+    "--adapter", type=_ADAPTER, help="Adapter of the autoencoder (IMAGE) or text encoder (PROMPT)."
 )
 @click.option("--attack", metavar=_TEXT, help="One of loricate ls attacks.")
 @click.option("--objective", metavar=_TEXT, help="One of loricate ls objectives.")

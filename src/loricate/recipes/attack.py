@@ -1,6 +1,5 @@
 """One attack on one picture or prompt, through everything deployed, with pictures of it."""
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,14 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from loricate.adapters.formats.peft import PEFT
 from loricate.attacks.charmer import Charmer
 from loricate.attacks.pgd import PGD
 from loricate.basics.spec import Count, Natural, PixelLength, Spec, to_table, to_toml
 from loricate.core.attack import Attack, AttackResult
 from loricate.core.balls import ball
 from loricate.core.defense import InputDefense
-from loricate.core.family import Component, EditSettings, Family
+from loricate.core.family import Component, EditSettings
 from loricate.core.generators import sample_seeds
 from loricate.core.objective import Objective
 from loricate.core.prompt_attack import PromptAttack, PromptResult
@@ -32,13 +30,13 @@ from loricate.metrics.psnr import PSNR
 from loricate.metrics.ssim import SSIM
 from loricate.objectives.embedding_shift import EmbeddingShift
 from loricate.objectives.latent_shift import LatentShift
+from loricate.recipes._deployment import Deployment, deploy
 from loricate.recipes._folder import claim
 from loricate.recipes._models import judge_of, load_family, model_path
 from loricate.recipes._picture import read_picture, write_picture
 from loricate.records.io import write_atomically
 from loricate.records.names import epsilon_text
 from loricate.report.picture_sheet import Tile, save_picture_sheet
-from loricate.surfaces.attach import load
 
 __all__ = ["ImageAttackSpec", "PromptAttackSpec", "attack_image", "attack_prompt"]
 
@@ -52,7 +50,7 @@ class ImageAttackSpec(Spec):
 
     Args:
         model: An embedded model's name, a diffusers folder, a ``.safetensors`` file or a hub id.
-        adapter: PEFT folder of an adapter for the autoencoder; ``None`` attacks the base.
+        adapter: Adapter of the autoencoder, in any form; ``None`` attacks the base.
         defenses: Preprocessing in front of the encoder.
         attack: How the budget is searched.
         objective: What is maximized.
@@ -86,7 +84,7 @@ class PromptAttackSpec(Spec):
 
     Args:
         model: As for pictures.
-        adapter: PEFT folder of an adapter for the text encoder; ``None`` attacks the base.
+        adapter: Adapter of the text encoder, in any form; ``None`` attacks the base.
         attack: How the budget is searched.
         objective: What is maximized; one that reads the text encoder.
         budget: Allowed changes.
@@ -126,7 +124,7 @@ def attack_image(spec: ImageAttackSpec, path: Path, out: Path) -> Mapping[str, o
     """
     family = load_family(model_path(spec.model), spec.device)
     clean = read_picture(path, family.image_size).to(family.device)
-    subject = Subject("attacked", _adapted(family, "vae", spec.adapter), spec.defenses)
+    subject = deploy(family, _deployment("vae", spec.adapter, spec.defenses))
     claim(out, to_toml(spec), resume=False)
     pictures = Pictures(clean, (spec.prompt,))
     result = _attacked(spec, subject, pictures)
@@ -161,7 +159,8 @@ def attack_prompt(spec: PromptAttackSpec, prompt: str, out: Path) -> Mapping[str
         PrerequisiteError: The model cannot be loaded.
     """
     path = model_path(spec.model)
-    family = _adapted(load_family(path, spec.device), "text_encoder", spec.adapter)
+    base = load_family(path, spec.device)
+    family = deploy(base, _deployment("text_encoder", spec.adapter)).family
     seeds = sample_seeds(spec.seed, [0], "attack")
     surface = family.text_encoder()
     result = spec.attack(surface, spec.objective, spec.budget, [prompt], seeds=seeds)
@@ -184,13 +183,11 @@ def attack_prompt(spec: PromptAttackSpec, prompt: str, out: Path) -> Mapping[str
     return found
 
 
-def _adapted(base: Family, component: Component, adapter: Path | None) -> Family:
-    """The base, or a copy of one part with an adapter on it."""
-    if adapter is None:
-        return base
-    module = copy.deepcopy(base.module(component))
-    load(module, PEFT(component=component).read(adapter), component)
-    return base.with_module(component, module)
+def _deployment(
+    component: Component, adapter: Path | None, defenses: tuple[InputDefense, ...] = ()
+) -> Deployment:
+    adapters: dict[str, Path] = {} if adapter is None else {component: adapter}
+    return Deployment(name="attacked", adapters=adapters, defenses=defenses)
 
 
 def _texts(clean: str, changed: str, budget: TextBudget, lexicon: Lexicon) -> dict[str, object]:
