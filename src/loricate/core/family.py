@@ -14,6 +14,7 @@ from loricate.core.generators import Seeds
 from loricate.core.prompt_surface import PromptSurface
 from loricate.core.shapes import Images
 from loricate.core.surface import Surface
+from loricate.core.surrogate import FineTuneSettings, Readout, Surrogate
 
 __all__ = ["Component", "EditSettings", "Family"]
 
@@ -98,8 +99,8 @@ class Family(ABC):
         """Pixels to edited pixels; the sampler's noise comes from the seeds."""
 
     @abstractmethod
-    def text_encoder(self) -> PromptSurface:
-        """Prompts to the hidden states the denoiser sees."""
+    def text_encoder(self, *, window: int | None = None) -> PromptSurface:
+        """Prompts to the hidden states the denoiser sees, at the first places or at all."""
 
     @abstractmethod
     def generation(self, settings: EditSettings) -> PromptSurface:
@@ -108,6 +109,24 @@ class Family(ABC):
     @abstractmethod
     def denoising(self, images: Images, *, n_levels: int = 4) -> PromptSurface:
         """Prompts to the denoiser's errors on given pictures, one a prompt."""
+
+    @abstractmethod
+    def fine_tuning(
+        self,
+        prompts: Sequence[str],
+        settings: FineTuneSettings,
+        *,
+        readout: Readout = "noise",
+        seed: int = 0,
+    ) -> Surrogate:
+        """Pixels to noise predictions of a copy of the denoiser that learns from pictures.
+
+        Args:
+            prompts: Caption of each picture.
+            settings: Rank, steps and rate of every ``adapt``.
+            readout: What rows are made of.
+            seed: Seed of the adapter's first factors.
+        """
 
     @abstractmethod
     def denoiser_features(self, latents: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from loricate.core.generators import Seeds, generators
 from loricate.core.prompt_surface import PromptSurface
 from loricate.core.shapes import Batch, Images
 from loricate.core.surface import Surface
+from loricate.core.surrogate import FineTuneSettings, Readout
+from loricate.families._fine_tuning import Denoising, FineTunedDenoiser
 from loricate.families._prompts import GenerationSurface, TextEncoderSurface, denoising_surface
 from loricate.families._quiet import quiet
 from loricate.surfaces.module import ModuleSurface
@@ -118,9 +120,9 @@ class SD15(Family):
         with torch.no_grad():
             return EditSurface(self, self._condition(prompts, settings), settings)
 
-    def text_encoder(self) -> PromptSurface:
+    def text_encoder(self, *, window: int | None = None) -> PromptSurface:
         """Prompts to final hidden states."""
-        return TextEncoderSurface(self)
+        return TextEncoderSurface(self, window)
 
     def generation(self, settings: EditSettings) -> PromptSurface:
         """Prompts to pictures."""
@@ -129,6 +131,27 @@ class SD15(Family):
     def denoising(self, images: Images, *, n_levels: int = 4) -> PromptSurface:
         """Prompts to the denoiser's errors."""
         return denoising_surface(self, images, n_levels)
+
+    def fine_tuning(
+        self,
+        prompts: Sequence[str],
+        settings: FineTuneSettings,
+        *,
+        readout: Readout = "noise",
+        seed: int = 0,
+    ) -> FineTunedDenoiser:
+        """Pixels to noise predictions of a copy of the denoiser that learns from pictures."""
+        with torch.no_grad():
+            condition = self._embed(list(prompts))
+        return FineTunedDenoiser(
+            self.pipe.unet,
+            self._encode,
+            Denoising(self._scheduler),
+            condition,
+            settings,
+            readout=readout,
+            seed=seed,
+        )
 
     def denoiser_features(self, latents: Tensor) -> Tensor:
         """Output of the first residual block, at timestep 0."""

@@ -24,6 +24,7 @@ from loricate.testing.surfaces import (
     CountingSurface,
     NoisySurface,
     PlantedSurface,
+    UnmovedSurrogate,
     conv_encoder,
     pictures,
 )
@@ -53,7 +54,9 @@ class _Case:
     def run(self, attack: Attack, seeds: Seeds | None = None) -> AttackResult:
         threat = ThreatModel(ball=self.ball, eot_samples=self.eot_samples)
         seeds = self.seeds if seeds is None else seeds
-        return attack(self.surface, self.objective, threat, self.x, seeds=seeds)
+        # What needs a surrogate has one; other attacks do not notice.
+        surface = UnmovedSurrogate(self.surface)
+        return attack(surface, self.objective, threat, self.x, seeds=seeds)
 
     def value(self, x: Batch) -> PerSample:
         """The objective, scored without the harness; for surfaces that are not random."""

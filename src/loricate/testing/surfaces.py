@@ -12,11 +12,13 @@ from loricate.core.domain import PIXELS, Domain
 from loricate.core.generators import Seeds, generators
 from loricate.core.shapes import Batch, Images
 from loricate.core.surface import Surface
+from loricate.core.surrogate import Surrogate
 
 __all__ = [
     "CountingSurface",
     "NoisySurface",
     "PlantedSurface",
+    "UnmovedSurrogate",
     "conv_autoencoder",
     "conv_encoder",
     "pictures",
@@ -190,6 +192,38 @@ class CountingSurface(Surface):
         """Outputs, counted."""
         self.rows.append(len(x))
         return self.surface(x, seeds)
+
+
+@final
+@dataclass(frozen=True)
+class UnmovedSurrogate(Surrogate):
+    """A surface that may be adapted and learns nothing.
+
+    Args:
+        surface: What it is.
+    """
+
+    surface: Surface
+
+    @property
+    def domain(self) -> Domain:
+        """That of the surface."""
+        return self.surface.domain
+
+    @property
+    def is_random(self) -> bool:
+        """As the surface."""
+        return self.surface.is_random
+
+    def __call__(self, x: Batch, seeds: Seeds) -> Tensor:
+        """Outputs of the surface."""
+        return self.surface(x, seeds)
+
+    def adapt(self, x: Batch, seeds: Seeds) -> None:
+        """Nothing."""
+
+    def reset(self) -> None:
+        """Nothing."""
 
 
 def _seeded(seed: int, dtype: torch.dtype, build: Callable[[], nn.Sequential]) -> nn.Sequential:

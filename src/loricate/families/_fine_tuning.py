@@ -1,0 +1,216 @@
+"""A denoiser that is fine-tuned on a few pictures, as a surface."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from loricate.adapters.adapter import Adapter
+from loricate.basics.errors import ConfigError, ConfigProblem, ShapeError
+from loricate.basics.seeds import derive_seed
+from loricate.core.domain import PIXELS, Domain
+from loricate.core.generators import Seeds, generators
+from loricate.core.shapes import Batch
+from loricate.core.surrogate import FineTuneSettings, Readout, Surrogate
+from loricate.surfaces.attach import Attached, attach, target_layers
+from loricate.surfaces.gated import watched
+
+__all__ = ["Denoising", "FineTunedDenoiser", "attention_layers"]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Noise and timesteps, one of each a sample.
+
+    Args:
+        noise: What is added to latents.
+        timesteps: How much of it.
+    """
+
+    noise: Tensor
+    timesteps: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Denoising:
+    """What a denoiser is trained for, whatever it predicts.
+
+    Args:
+        scheduler: Noise levels and type of the prediction, of diffusers.
+    """
+
+    scheduler: Any
+
+    def draws(self, latents: Tensor, seeds: Seeds) -> Draws:
+        """Noise and uniform timesteps of each sample."""
+        given = generators(seeds, "denoising")
+        levels = self.scheduler.config.num_train_timesteps
+        timesteps = [torch.randint(levels, (), generator=g) for g in given]
+        noise = [torch.randn(latents.shape[1:], generator=g) for g in given]
+        return Draws(torch.stack(noise).to(latents), torch.stack(timesteps).to(latents.device))
+
+    def noisy(self, latents: Tensor, draws: Draws) -> Tensor:
+        """Latents with noise."""
+        noisy: Tensor = self.scheduler.add_noise(latents, draws.noise, draws.timesteps)
+        return noisy
+
+    def target(self, latents: Tensor, draws: Draws) -> Tensor:
+        """What the denoiser should predict: the noise, or the velocity."""
+        if self.scheduler.config.prediction_type == "epsilon":
+            return draws.noise
+        velocity: Tensor = self.scheduler.get_velocity(latents, draws.noise, draws.timesteps)
+        return velocity
+
+    def noise_of(self, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """The noise a prediction stands for."""
+        if self.scheduler.config.prediction_type == "epsilon":
+            return prediction
+        share = self.scheduler.alphas_cumprod.to(noisy)[timesteps].view(-1, 1, 1, 1)
+        return share.sqrt() * prediction + (1 - share).sqrt() * noisy
+
+
+@final
+class FineTunedDenoiser(Surrogate):
+    """Pixels to what a denoiser makes of their noised latents.
+
+    Read as ``"residual"``, rows are predicted minus added noise; as ``"noise"``, predicted noise
+    and latents side by side along the channels; as ``"gated"``, the mean gate of the denoiser in
+    a channel of its own before those.
+
+    A copy of the denoiser learns through a low-rank adapter in its attention layers; the base is
+    never written to.
+
+    Args:
+        denoiser: Base, copied.
+        encode: Pixels to scaled latents.
+        denoising: Noise levels and prediction type.
+        condition: Text embedding of each sample's prompt.
+        settings: Rank, steps and rate of every ``adapt``.
+        readout: What rows are made of.
+        seed: Seed of the adapter's first factors.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        encode: Callable[[Batch], Tensor],
+        denoising: Denoising,
+        condition: Tensor,
+        settings: FineTuneSettings,
+        *,
+        readout: Readout = "noise",
+        seed: int = 0,
+    ) -> None:
+        self.denoiser = copy.deepcopy(denoiser)
+        self.denoising = denoising
+        self._encode = encode
+        self._condition = condition
+        self._settings = settings
+        self._readout = readout
+        self._seed = seed
+        self._attached: Attached | None = None
+        self.reset()
+
+    @property
+    def domain(self) -> Domain:
+        """Pixels."""
+        return PIXELS
+
+    @property
+    def is_random(self) -> bool:
+        """Always: noise and timestep are drawn."""
+        return True
+
+    def __call__(self, x: Batch, seeds: Seeds) -> Tensor:
+        """Rows as the readout says, each with its own noise and timestep."""
+        latents = self._encode(x)
+        draws = self.denoising.draws(latents, seeds)
+        noisy = self.denoising.noisy(latents, draws)
+        with watched(self.denoiser) as gates:
+            prediction = self._predict(noisy, draws.timesteps, self._rows(x))
+        noise = self.denoising.noise_of(prediction, noisy, draws.timesteps)
+        if self._readout == "residual":
+            return noise - draws.noise
+        if self._readout == "noise":
+            return torch.cat([noise, latents], dim=1)
+        gate = gates.mean().view(-1, 1, 1, 1).expand_as(latents[:, :1])
+        return torch.cat([gate, noise, latents], dim=1)
+
+    def loss(self, x: Batch, seeds: Seeds) -> Tensor:
+        """Mean squared error of the prediction for each sample, as fine-tuning descends it."""
+        with torch.no_grad():
+            latents = self._encode(x)
+            return self._loss(latents, self._rows(x), self.denoising.draws(latents, seeds))
+
+    def adapt(self, x: Batch, seeds: Seeds) -> None:
+        """Fine-tune for as many steps as the settings say, continuing where it left off."""
+        with torch.no_grad():
+            latents = self._encode(x)
+        condition = self._rows(x)
+        for step in range(self._settings.steps):
+            generator = torch.Generator().manual_seed(derive_seed(0, "tune", *seeds, step))
+            rows = _spread(len(x), self._settings.batch_size, generator)
+            row_seeds = torch.randint(2**62, (len(rows),), generator=generator).tolist()
+            draws = self.denoising.draws(latents[rows], row_seeds)
+            loss = self._loss(latents[rows], condition[rows], draws).mean()
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self._optimizer.step()
+
+    def reset(self) -> None:
+        """The base again, with a fresh adapter that changes nothing."""
+        if self._attached is not None:
+            self._attached.detach()
+        ranks = dict.fromkeys(attention_layers(self.denoiser), self._settings.rank)
+        self._attached = attach(self.denoiser, ranks, seed=self._seed)
+        self._optimizer = torch.optim.AdamW(
+            self._attached.parameters(), lr=self._settings.learning_rate, weight_decay=1e-2
+        )
+
+    def adapter(self, component: str = "unet") -> Adapter:
+        """What was learned, as a value that can be saved."""
+        assert self._attached is not None
+        return self._attached.adapter(component)
+
+    def _rows(self, x: Batch) -> Tensor:
+        if len(x) != len(self._condition):
+            raise ShapeError(f"{len(self._condition)} pictures, one a prompt", len(x), where="x")
+        return self._condition
+
+    def _loss(self, latents: Tensor, condition: Tensor, draws: Draws) -> Tensor:
+        noisy = self.denoising.noisy(latents, draws)
+        prediction = self._predict(noisy, draws.timesteps, condition)
+        return (prediction - self.denoising.target(latents, draws)).flatten(1).pow(2).mean(1)
+
+    def _predict(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        output: Tensor = self.denoiser(noisy, timesteps, encoder_hidden_states=condition).sample
+        return output
+
+
+def attention_layers(module: nn.Module) -> tuple[str, ...]:
+    """Projections of self- and cross-attention, which is what users' adapters update.
+
+    Args:
+        module: A denoiser.
+
+    Returns:
+        Dotted paths.
+
+    Raises:
+        ConfigError: It has no attention.
+    """
+    names = tuple(p for p in target_layers(module) if ".attn" in p and ".to_" in p)
+    if not names:
+        expected, got = "a denoiser with attention layers", type(module).__name__
+        raise ConfigError(ConfigProblem(key="denoiser", expected=expected, got=got))
+    return names
+
+
+def _spread(n: int, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` indices below ``n``, each as often as the others, give or take one."""
+    rounds = [torch.randperm(n, generator=generator) for _ in range(-(-count // n))]
+    return torch.cat(rounds)[:count]

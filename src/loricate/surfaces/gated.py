@@ -1,0 +1,335 @@
+"""Two-branch low-rank updates, the second switched on by a learned gate.
+
+The update depends on the input, so it is no change of weights: it acts on a layer's output, can be
+neither merged nor written as a plain LoRA file, and a user's own LoRA goes on top of it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, final
+
+import torch
+from torch import Tensor, nn
+
+from loricate.adapters.tensors import TensorFile, save_tensors
+from loricate.basics.errors import (
+    ConfigError,
+    ConfigProblem,
+    NumericalError,
+    ShapeError,
+    UnsupportedError,
+)
+from loricate.basics.seeds import derive_seed
+from loricate.surfaces.attach import target_layers
+
+__all__ = ["GatedAttached", "GatedUpdate", "Gates", "attach_gated", "load_gated", "watched"]
+
+_KIND = "loricate.gated_lora"
+_HIDDEN = 16
+_CLOSED = -2.0  # logit of an untrained gate: nearly shut, but not so far that it cannot learn
+
+
+@final
+class GatedUpdate(nn.Module):
+    """What is added to the output of one Linear layer.
+
+    ``u + gate * scale * B2 A x`` with ``u = scale * B A x`` and ``gate = sigmoid(MLP(u))``, one
+    gate a token. It sits on the layer as a forward hook, so the layer keeps its weights and name.
+
+    Args:
+        a: Shared right factor, (rank, d_in).
+        b: Left factor of the first branch, (d_out, rank).
+        second: Left factor of the gated branch, (d_out, rank).
+        mlp: From the first branch's output to the gate's logit.
+
+    Source: LoRD [lord2026]. Deviates: scale is 1, as training absorbs it.
+    """
+
+    def __init__(self, a: Tensor, b: Tensor, second: Tensor, mlp: nn.Sequential) -> None:
+        super().__init__()
+        self.a = nn.Parameter(a)
+        self.b = nn.Parameter(b)
+        self.second = nn.Parameter(second)
+        self.mlp = mlp
+        self.gain = 1.0
+        self.watchers: list[list[Tensor]] = []
+
+    @property
+    def rank(self) -> int:
+        """Number of components of each branch."""
+        return self.a.shape[0]
+
+    def gate(self, x: Tensor) -> Tensor:
+        """The gate of each token of a layer's input, in [0, 1]."""
+        return self._gate(nn.functional.linear(nn.functional.linear(x, self.a), self.b))
+
+    def forward(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """The layer's output with the update; the output itself at gain 0."""
+        if self.gain == 0.0:
+            return output
+        down = nn.functional.linear(inputs[0], self.a)
+        first = nn.functional.linear(down, self.b)
+        gate = self._gate(first)
+        for watcher in self.watchers:
+            watcher.append(gate.flatten(1).mean(1))
+        return output + self.gain * (first + gate * nn.functional.linear(down, self.second))
+
+    def _gate(self, first: Tensor) -> Tensor:
+        logit: Tensor = self.mlp(first)
+        return logit.sigmoid()
+
+
+@final
+@dataclass(frozen=True)
+class Gates:
+    """Gates seen during forward passes, with gradient.
+
+    Args:
+        seen: Mean over the tokens of each sample, one entry a layer.
+    """
+
+    seen: list[Tensor] = field(default_factory=list)
+
+    def mean(self) -> Tensor:
+        """Mean over the layers, one number a sample.
+
+        Raises:
+            UnsupportedError: Nothing gated was run.
+        """
+        if not self.seen:
+            hint = "attach a gated adapter, and leave it on"
+            raise UnsupportedError("reading gates", by="a module without gates", hint=hint)
+        return torch.stack(self.seen).mean(0)
+
+
+@final
+@dataclass(frozen=True)
+class GatedAttached:
+    """Gated updates attached to a module.
+
+    Args:
+        module: The module they sit on; its weights are untouched.
+        updates: Update of each layer, by dotted path.
+        handles: What takes the updates off again.
+    """
+
+    module: nn.Module
+    updates: Mapping[str, GatedUpdate]
+    handles: tuple[Any, ...]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Trainable tensors, in the order of the layers."""
+        return [p for update in self.updates.values() for p in update.parameters()]
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of their entries."""
+        return sum(p.numel() for p in self.parameters())
+
+    def base_weights(self) -> dict[str, Tensor]:
+        """Weights of the layers the updates sit on."""
+        return {path: _weight(self.module, path) for path in self.updates}
+
+    def set_gain(self, gain: float) -> None:
+        """Multiply both branches; 0 is the exact off switch."""
+        for update in self.updates.values():
+            update.gain = gain
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """The base, bit for bit, inside the block."""
+        gains = [update.gain for update in self.updates.values()]
+        self.set_gain(0.0)
+        try:
+            yield
+        finally:
+            for update, gain in zip(self.updates.values(), gains, strict=True):
+                update.gain = gain
+
+    def freeze(self) -> nn.Module:
+        """Make the updates part of a model that others train on top of.
+
+        Returns:
+            The module, gated.
+        """
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+        return self.module
+
+    def detach(self) -> nn.Module:
+        """Take the updates off.
+
+        Returns:
+            The module as it was.
+        """
+        for handle in self.handles:
+            handle.remove()
+        return self.module
+
+    def save(self, path: str | Path) -> None:
+        """Write the updates, whole or not at all; ``load_gated`` reads them.
+
+        Args:
+            path: A ``.safetensors`` file, in a layout of our own.
+
+        Raises:
+            NumericalError: A factor is NaN or infinite.
+        """
+        tensors = {
+            f"{layer}|{name}": tensor.detach().float().cpu().contiguous()
+            for layer, update in self.updates.items()
+            for name, tensor in update.state_dict().items()
+        }
+        for name, tensor in tensors.items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise NumericalError("a gated update is NaN or infinite", where=name)
+        gains = {path: update.gain for path, update in self.updates.items()}
+        save_tensors(Path(path), tensors, {"kind": _KIND, "gains": json.dumps(gains)})
+
+    def adapter(self, component: str = "model") -> NoReturn:
+        """Refused: no adapter file can hold a gate.
+
+        Raises:
+            UnsupportedError: Always.
+        """
+        raise UnsupportedError(
+            "a gated adapter",
+            by="plain LoRA files (peft, diffusers, kohya, merged weights)",
+            hint="its second branch depends on the input, so it is no update of weights; "
+            "keep it with save() and load_gated()",
+        )
+
+
+def attach_gated(module: nn.Module, ranks: Mapping[str, int], *, seed: int) -> GatedAttached:
+    """Attach trainable gated updates that change nothing at first.
+
+    Args:
+        module: Base; its weights are frozen by the caller.
+        ranks: Rank of each Linear layer; 0 leaves the layer out.
+        seed: Seed of the right factors and of the gates.
+
+    Returns:
+        The updates. Both left factors are zero.
+
+    Raises:
+        ConfigError: A path is no Linear layer, or is gated already.
+    """
+    updates = {}
+    for path, rank in ranks.items():
+        if rank:
+            weight = _weight(module, path)
+            updates[path] = _fresh(weight, rank, derive_seed(seed, "gated", path))
+    return _attached(module, updates)
+
+
+def load_gated(module: nn.Module, path: str | Path) -> GatedAttached:
+    """Attach what ``GatedAttached.save`` wrote, frozen.
+
+    Args:
+        module: Base of the same shape.
+        path: The file.
+
+    Returns:
+        The updates.
+
+    Raises:
+        ConfigError: The file holds something else, or the module lacks a layer.
+        ShapeError: A layer has another shape.
+        HostileFileError: It is not a safe file.
+    """
+    file = TensorFile(path)
+    if file.metadata.get("kind") != _KIND:
+        expected, got = f"a file of kind {_KIND!r}", file.metadata.get("kind")
+        raise ConfigError(ConfigProblem(key=str(path), expected=expected, got=got))
+    state: dict[str, dict[str, Tensor]] = {}
+    for name in file:
+        layer, _, key = name.rpartition("|")
+        state.setdefault(layer, {})[key] = torch.from_numpy(file[name].copy())
+    gains = json.loads(file.metadata["gains"])
+    updates = {layer: _read(module, layer, tensors) for layer, tensors in state.items()}
+    for layer, update in updates.items():
+        update.gain = float(gains[layer])
+    attached = _attached(module, updates)
+    attached.freeze()
+    return attached
+
+
+@contextmanager
+def watched(module: nn.Module) -> Iterator[Gates]:
+    """The gates of every gated layer of a module, as forward passes inside the block open them.
+
+    Args:
+        module: Any module; where none is gated, nothing is seen.
+
+    Yields:
+        What is seen.
+    """
+    gates = Gates()
+    updates = [update for part in module.modules() for update in _hooked(part)]
+    for update in updates:
+        update.watchers.append(gates.seen)
+    try:
+        yield gates
+    finally:
+        for update in updates:
+            update.watchers.pop()
+
+
+def _attached(module: nn.Module, updates: Mapping[str, GatedUpdate]) -> GatedAttached:
+    layers = {path: module.get_submodule(path) for path in updates}
+    for path, layer in layers.items():
+        if _hooked(layer):
+            expected = "a layer without a gate; detach the one it has"
+            raise ConfigError(ConfigProblem(key="module", expected=expected, got=path))
+    handles = tuple(layer.register_forward_hook(updates[p]) for p, layer in layers.items())
+    return GatedAttached(module, updates, handles)
+
+
+def _hooked(layer: nn.Module) -> list[GatedUpdate]:
+    return [hook for hook in layer._forward_hooks.values() if isinstance(hook, GatedUpdate)]
+
+
+def _weight(module: nn.Module, path: str) -> Tensor:
+    layer = target_layers(module).get(path)
+    if not isinstance(layer, nn.Linear):
+        expected, got = "the path of a Linear layer", path
+        raise ConfigError(ConfigProblem(key="ranks", expected=expected, got=got))
+    return layer.weight
+
+
+def _fresh(weight: Tensor, rank: int, seed: int) -> GatedUpdate:
+    d_out, d_in = weight.shape
+    generator = torch.Generator().manual_seed(seed)
+    a = (2 * torch.rand(rank, d_in, generator=generator) - 1) * d_in**-0.5
+    zero = torch.zeros(d_out, rank)
+    update = GatedUpdate(a, zero, zero.clone(), _mlp(d_out))
+    with torch.no_grad():
+        hidden, last = update.mlp[0], update.mlp[2]
+        hidden.weight.copy_(torch.randn(_HIDDEN, d_out, generator=generator) * d_out**-0.5)
+        last.weight.copy_(torch.randn(1, _HIDDEN, generator=generator) * _HIDDEN**-0.5)
+        hidden.bias.zero_()
+        last.bias.fill_(_CLOSED)
+    return update.to(weight.device)
+
+
+def _mlp(d_out: int) -> nn.Sequential:
+    # Made without drawing: layers would take their first weights from the global generator.
+    hidden, last = nn.Linear(d_out, _HIDDEN, device="meta"), nn.Linear(_HIDDEN, 1, device="meta")
+    return nn.Sequential(hidden, nn.SiLU(), last).to_empty(device="cpu")
+
+
+def _read(module: nn.Module, layer: str, tensors: Mapping[str, Tensor]) -> GatedUpdate:
+    d_out, d_in = _weight(module, layer).shape
+    rank = len(tensors["a"])
+    update = GatedUpdate(
+        torch.zeros(rank, d_in), torch.zeros(d_out, rank), torch.zeros(d_out, rank), _mlp(d_out)
+    )
+    for name, wanted in update.state_dict().items():
+        if name not in tensors or tensors[name].shape != wanted.shape:
+            got = tuple(tensors[name].shape) if name in tensors else None
+            raise ShapeError(f"{name} of shape {tuple(wanted.shape)}", got, where=layer)
+    update.load_state_dict(dict(tensors))
+    return update.to(_weight(module, layer).device)
