@@ -1,5 +1,6 @@
 """Files whose name says one thing and whose bytes another."""
 
+import json
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _KINDS = {
     b"#!": "a script",
     b"{": "JSON",
 }
+_MAX_VALUE = 1 << 16
 _LONGEST = max(map(len, _KINDS))
 
 
@@ -75,9 +77,20 @@ def _mismatch(subject: Subject) -> tuple[Severity, str] | None:
             return Severity.HIGH, f"a pickle or zip archive is named {suffix!r}"
         case Content.OTHER | Content.JSON if suffix == ".safetensors":
             return Severity.MEDIUM, f"{_kind(subject)} is named '.safetensors'"
-        case Content.OTHER if suffix == ".json":
+        case Content.OTHER if suffix == ".json" and not _is_lone_value(subject):
             return Severity.MEDIUM, f"{_kind(subject)} is named '.json'"
     return None
+
+
+def _is_lone_value(subject: Subject) -> bool:
+    """Whether a file is JSON that is neither an object nor a list, such as a number."""
+    with subject.path.open("rb") as file:
+        content = file.read(_MAX_VALUE + 1)
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return len(content) <= _MAX_VALUE
 
 
 def _kind(subject: Subject) -> str:

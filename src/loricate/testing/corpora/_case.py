@@ -7,7 +7,7 @@ from typing import TypeAlias, final
 
 from loricate.integrity.finding import Severity
 
-__all__ = ["Build", "Case"]
+__all__ = ["Build", "Case", "file_of"]
 
 Build: TypeAlias = Callable[[Path], Path]
 
@@ -31,3 +31,18 @@ class Case:
     rules: tuple[str, ...] = ()
     severity: Severity = Severity.MEDIUM
     needs_base: bool = False
+
+
+def file_of(name: str, content: bytes) -> Build:
+    """How a file of some bytes is built.
+
+    Args:
+        name: Its name.
+        content: Its bytes.
+    """
+
+    def build(folder: Path) -> Path:
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    return build

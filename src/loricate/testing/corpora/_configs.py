@@ -9,7 +9,7 @@ import numpy as np
 from loricate.adapters.keys import COMPONENT_KEY
 from loricate.integrity.finding import Severity
 from loricate.testing.corpora._adapters import Plan, adapter_for, peft_folder
-from loricate.testing.corpora._case import Build, Case
+from loricate.testing.corpora._case import Build, Case, file_of
 from loricate.testing.corpora._layers import embedded
 
 __all__ = ["CONFIGS"]
@@ -32,6 +32,29 @@ def _json(name: str, table: Mapping[str, object]) -> Build:
         return folder / name
 
     return build
+
+
+def _encoded(before: str, encoding: str) -> Build:
+    """A config that imports, as text that some readers of JSON take and others do not."""
+    table = {"model_type": "x", "auto_map": {"AutoModel": "somebody/repository--modeling.Model"}}
+    return file_of("config.json", (before + json.dumps(table)).encode(encoding))
+
+
+def _shared_config(folder: Path) -> Path:
+    """One config under two names, of which only one is read."""
+    (folder / "notes.txt").write_text(json.dumps({"init_lora_weights": "pissa"}))
+    (folder / "adapter_config.json").hardlink_to(folder / "notes.txt")
+    return folder
+
+
+def _linked_weights(folder: Path) -> Path:
+    """Weights without a config, and a link to them that lies beside one."""
+    weights, lora = folder / "a.safetensors", folder / "lora"
+    lora.mkdir()
+    peft = _peft(init_lora_weights="pissa")(lora)
+    (peft / "adapter_model.safetensors").rename(weights)
+    (peft / "adapter_model.safetensors").symlink_to(weights)
+    return folder
 
 
 def _header_config(folder: Path) -> Path:
@@ -83,6 +106,12 @@ _MAPPINGS: Mapping[str, Build] = {
         "config.json",
         {"model_type": "x", "auto_map": {"AutoModel": "somebody/repository--modeling.Model"}},
     ),
+    "config_behind_blanks": _encoded(" \n" * 5000, "utf-8"),
+    "config_behind_megabytes_of_blanks": _encoded("\t" * 3_000_000, "utf-8"),
+    "config_behind_a_byte_order_mark": _encoded("\ufeff", "utf-8"),
+    "config_in_utf_16": _encoded("\ufeff", "utf-16-le"),
+    "config_in_unmarked_utf_16": _encoded(" " * 5000, "utf-16-be"),
+    "config_in_utf_32": _encoded("\ufeff", "utf-32-be"),
     "auto_map_of_a_tokenizer": _json(
         "tokenizer_config.json",
         {"auto_map": {"AutoTokenizer": ["tokenization_clip.Tokenizer", None]}},
@@ -111,6 +140,8 @@ CONFIGS = (
         "base_mutating_init",
         _HIGH,
     ),
+    _case("config_of_two_names", _shared_config, "base_mutating_init", _HIGH),
+    _case("weights_of_two_names", _linked_weights, "base_mutating_init", _HIGH),
     *(
         _case(name, _peft(**changes), "regex_pattern", _MEDIUM)
         for name, changes in _PATTERNS.items()

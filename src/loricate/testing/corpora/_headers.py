@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from loricate.integrity.finding import Severity
 from loricate.testing.corpora._adapters import Plan, adapter_for, kohya_tensors
-from loricate.testing.corpora._case import Build, Case
+from loricate.testing.corpora._case import Build, Case, file_of
 from loricate.testing.corpora._layers import embedded
 from loricate.testing.corpora._raw import Pairs, RawFile
 from loricate.testing.corpora.pickles import zip_torch
@@ -94,6 +94,13 @@ def _oversized(folder: Path) -> Path:
     return path
 
 
+_ADDRESSES = (
+    *("file:///etc/passwd", "HTTPS://x.test/a", "s3://bucket/x", "data:text/html,x"),
+    *("javascript:alert(1)", "\\\\server\\share", "..%2f..%2fetc", "a/../../b", "C:/Windows"),
+    *("~root/.ssh/id", "$HOME/.bashrc", "%APPDATA%\\x", " /etc/passwd", "\uff0e\uff0e\uff0fetc"),
+    *("\uff5e/x", "..\u2215..\u2215etc"),
+)
+
 _HIGH, _MEDIUM, _LOW = Severity.HIGH, Severity.MEDIUM, Severity.LOW
 
 _CHANGES: dict[str, tuple[_Change, Severity]] = {
@@ -112,6 +119,10 @@ _CHANGES: dict[str, tuple[_Change, Severity]] = {
     "name_leads_out_of_the_folder": (_named("../../.bashrc"), _HIGH),
     "name_leads_out_of_a_windows_folder": (_named("..\\..\\startup.bat"), _HIGH),
     "name_is_an_absolute_path": (_named("/etc/cron.d/lora"), _HIGH),
+    **{
+        f"name_is_an_address_{index}": (_named(name), _HIGH)
+        for index, name in enumerate(_ADDRESSES)
+    },
     "name_with_nul": (_named("lora_unet_conv_in.lora_down.weight\0.txt"), _HIGH),
     "name_with_terminal_escapes": (_named("\x1b]0;title\x07\x1b[2Jclean"), _HIGH),
     "name_with_reversed_reading": (_named("lora_unet_\u202egpj.exe"), _HIGH),
@@ -170,14 +181,6 @@ METADATA = tuple(
 """Text that would act where it is shown: in a browser, a terminal or a file manager."""
 
 
-def _bytes(name: str, content: bytes) -> Build:
-    def build(folder: Path) -> Path:
-        (folder / name).write_bytes(content)
-        return folder / name
-
-    return build
-
-
 def _zip(folder: Path) -> Path:
     return zip_torch(folder / "lora.safetensors", b"\x80\x02}.")
 
@@ -199,14 +202,15 @@ _PAGE = b"<!DOCTYPE html><html><body>404: not found</body></html>"
 _CONTENT_CASES: dict[str, tuple[Build, Severity]] = {
     "harmless_torch_zip_named_safetensors": (_zip, _MEDIUM),
     "zip_of_scripts_named_safetensors": (_archive, _MEDIUM),
-    "web_page_named_safetensors": (_bytes("lora.safetensors", _PAGE), _MEDIUM),
-    "program_named_safetensors": (_bytes("lora.safetensors", b"\x7fELF" + bytes(60)), _MEDIUM),
-    "script_named_safetensors": (_bytes("lora.safetensors", b"#!/bin/sh\necho hi\n"), _MEDIUM),
+    "web_page_named_safetensors": (file_of("lora.safetensors", _PAGE), _MEDIUM),
+    "program_named_safetensors": (file_of("lora.safetensors", b"\x7fELF" + bytes(60)), _MEDIUM),
+    "script_named_safetensors": (file_of("lora.safetensors", b"#!/bin/sh\necho hi\n"), _MEDIUM),
     "json_named_safetensors": (
-        _bytes("lora.safetensors", json.dumps({"r": 4, "lora_alpha": 4}).encode()),
+        file_of("lora.safetensors", json.dumps({"r": 4, "lora_alpha": 4}).encode()),
         _MEDIUM,
     ),
-    "safetensors_named_ckpt": (_renamed("lora.ckpt"), _LOW),
+    "safetensors_named_ckpt": (_renamed("lora.ckpt"), _MEDIUM),
+    "safetensors_named_bin": (_renamed("adapter_model.bin"), _MEDIUM),
     "safetensors_named_json": (_renamed("config.json"), _LOW),
 }
 

@@ -35,6 +35,7 @@ from loricate.testing.corpora._adapters import (
 )
 from loricate.testing.corpora._case import Build, Case
 from loricate.testing.corpora._layers import ATTENTION, Layers, embedded, stable_diffusion
+from loricate.testing.corpora._texts import TEXTS
 
 __all__ = ["BENIGN", "Case"]
 
@@ -396,5 +397,6 @@ BENIGN: tuple[Case, ...] = (
         for name, build in group.items()
     ),
     *(Case(name=name, build=build) for name, build in _OTHERS.items()),
+    *TEXTS,
 )
 """Every benign case; those for the embedded model are scanned with it and without."""

@@ -1,0 +1,194 @@
+"""Pickles inside of archives, compressed, or in bytes that are a safetensors file as well."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import pickle
+import struct
+import tarfile
+import zipfile
+import zlib
+from typing import Literal
+
+import numpy as np
+
+from loricate.integrity.finding import Severity
+from loricate.testing.corpora._case import Case, file_of
+from loricate.testing.corpora.pickles import call
+
+__all__ = ["ARCHIVES", "POLYGLOTS", "tar_of", "zip_of"]
+
+_OS = call("os", "getcwd")
+_TEXT = b"cos\ngetcwd\n(tR."
+_CENTRAL, _END = b"PK\1\2", b"PK\5\6"
+
+
+def zip_of(content: bytes, name: str = "archive/data.pkl", method: int = 0) -> bytes:
+    """A zip archive of one file.
+
+    Args:
+        content: The file.
+        name: Its name.
+        method: How it is compressed.
+    """
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr(name, content)
+    return file.getvalue()
+
+
+def tar_of(content: bytes, mode: Literal["w", "w:gz", "w:bz2"] = "w") -> bytes:
+    """A tar archive of one file, as torch wrote it before its legacy form.
+
+    Args:
+        content: The file.
+        mode: How it is compressed.
+    """
+    file, member = io.BytesIO(), tarfile.TarInfo("pickle")
+    member.size = len(content)
+    with tarfile.open(fileobj=file, mode=mode) as archive:
+        archive.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def _without_magic(archive: bytes) -> bytes:
+    """As tar was before it had a magic: nothing but a sum of the header tells it."""
+    head = bytearray(archive[:512])
+    head[257:265], head[148:156] = bytes(8), b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head) + archive[512:]
+
+
+def _changed(offset: int, value: bytes) -> bytes:
+    """A zip whose directory says something else of its file."""
+    archive = bytearray(zip_of(_OS))
+    start = archive.find(_CENTRAL) + offset
+    archive[start : start + len(value)] = value
+    return bytes(archive)
+
+
+def _two_directories() -> bytes:
+    """A directory where the end says, and another in front of the end, for other readers."""
+    evil, clean = zip_of(_OS), zip_of(pickle.dumps({}))
+    (begin, end), (there, behind) = (
+        (archive.find(_CENTRAL), archive.find(_END)) for archive in (evil, clean)
+    )
+    directory = bytearray(clean[there:behind])
+    directory[42:46] = struct.pack("<L", end)
+    stated = struct.pack("<4H2LH", 0, 0, 1, 1, end - begin, begin, 0)
+    return evil[:end] + clean[:there] + directory + _END + stated
+
+
+def _twice() -> bytes:
+    """Two files of one name, of which most readers see the last."""
+    evil, clean = zip_of(_OS), zip_of(pickle.dumps({}))
+    begin, there = evil.find(_CENTRAL), clean.find(_CENTRAL)
+    second = bytearray(clean[there : clean.find(_END)])
+    second[42:46] = struct.pack("<L", begin)
+    directory = evil[begin : evil.find(_END)] + second
+    body = evil[:begin] + clean[:there]
+    return body + directory + _END + struct.pack("<4H2LH", 0, 0, 2, 2, len(directory), len(body), 0)
+
+
+def _zip64() -> bytes:
+    file = io.BytesIO()
+    with (
+        zipfile.ZipFile(file, "w") as archive,
+        archive.open("archive/data.pkl", "w", force_zip64=True) as member,
+    ):
+        member.write(_OS)
+    return file.getvalue()
+
+
+def _objects() -> bytes:
+    """An array whose field of objects is a pickle."""
+    file = io.BytesIO()
+    np.save(file, np.array([(1, len)], dtype=[("number", "f4"), ("object", "O")]))
+    return file.getvalue()
+
+
+_NESTED = zip_of(zip_of(zip_of(_OS)), "inner.dat", zipfile.ZIP_DEFLATED)
+_FILES: dict[str, tuple[str, bytes]] = {
+    "zip_in_a_zip": ("a.pt", zip_of(zip_of(_OS), "inner.zip")),
+    "zip_in_zips": ("a.zip", _NESTED),
+    "zip_of_text_that_is_a_pickle": ("a.zip", zip_of(_TEXT, "readme.txt")),
+    "zip_in_a_compressed_tar": ("a.gz", gzip.compress(tar_of(zip_of(_OS)))),
+    "gzip_in_a_zip": ("a.zip", zip_of(gzip.compress(_OS), "a.bin")),
+    "tar": ("a.pt", tar_of(_OS)),
+    "tar_without_magic": ("a.pt", _without_magic(tar_of(_OS))),
+    "tar_gz": ("a.tgz", tar_of(_OS, "w:gz")),
+    "tar_bz2": ("a.dat", tar_of(_OS, "w:bz2")),
+    "gzip": ("a.pkl.gz", gzip.compress(_OS)),
+    "gzip_of_old_text": ("a.gz", gzip.compress(_TEXT)),
+    "gzip_second": ("a.joblib", gzip.compress(b"") + bytes(70_000) + gzip.compress(_OS)),
+    "bzip2": ("a.joblib", bz2.compress(_OS)),
+    "bzip2_second": ("a.bz2", bz2.compress(b"") + bz2.compress(_OS)),
+    "xz": ("a.joblib", lzma.compress(_OS)),
+    "lzma": ("a.lzma", lzma.compress(_OS, lzma.FORMAT_ALONE)),
+    "zlib": ("a.joblib", zlib.compress(_OS)),
+    "zlib_stored": ("a.joblib", zlib.compress(_OS, 0)),
+    "gzip_of_xz": ("a.gz", gzip.compress(lzma.compress(_OS))),
+    "zip_with_a_wrong_sum": ("a.pt", _changed(16, b"\1\2\3\4")),
+    "zip_that_says_encrypted": ("a.pt", _changed(8, b"\1\0")),
+    "zip_that_says_empty": ("a.pt", _changed(24, bytes(4))),
+    "zip_of_bzip2": ("a.zip", zip_of(_OS, method=zipfile.ZIP_BZIP2)),
+    "zip_behind_garbage": ("a.bin", b"GARBAGE" * 9 + zip_of(_OS)),
+    "zip_whose_comment_has_an_end": ("a.pt", zip_of(_OS)[:-2] + b"\x0a\0ABCDPK\5\6EF"),
+    "zip_of_two_directories": ("a.pt", _two_directories()),
+    "zip_of_one_name_twice": ("a.pt", _twice()),
+    "zip_64": ("a.pt", _zip64()),
+    "zip_of_a_folder_with_content": ("a.pt", zip_of(_OS, "archive/")),
+    "picture_with_a_zip": ("a.png", b"\x89PNG\r\n\x1a\n" + bytes(99) + zip_of(_OS)),
+    "npz_of_objects": ("a.npz", zip_of(_objects(), "a.npy", zipfile.ZIP_DEFLATED)),
+    "npy_with_a_field_of_objects": ("a.npy", _objects()),
+}
+
+ARCHIVES = tuple(
+    Case(
+        name=f"packed_{name}",
+        build=file_of(file, content),
+        rules=("pickle",),
+        severity=Severity.HIGH,
+    )
+    for name, (file, content) in _FILES.items()
+)
+"""A pickle that calls something, packed in a way that a loader or a user opens."""
+
+
+def _tensor_file(beginning: bytes, data: bytes) -> bytes:
+    """Safetensors whose length begins with given bytes, and whose header ends with a line break.
+
+    A pickle of text takes all up to there for the argument of its first opcode, and reads on in
+    the tensors.
+    """
+    entry = {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}
+    text = json.dumps({"x": entry}).encode()
+    length = int.from_bytes(beginning, "little")
+    step = 1 << 8 * len(beginning)
+    length += step * max(0, -(-(len(text) + 1 - length) // step))
+    return length.to_bytes(8, "little") + text.ljust(length - 1) + b"\n" + data
+
+
+_BOTH: dict[str, tuple[str, bytes]] = {
+    "line_of_text": ("lora.safetensors", _tensor_file(b"V", _TEXT)),
+    "line_of_text_named_pt": ("lora.pt", _tensor_file(b"V", _TEXT)),
+    "number": ("lora.safetensors", _tensor_file(b"I1", _TEXT)),
+    "long_number": ("lora.ckpt", _tensor_file(b"L7", _TEXT)),
+    "protocol_4": ("lora.safetensors", _tensor_file(b"V", b"0" + _OS)),
+    "instance": ("lora.safetensors", _tensor_file(b"V", b"(ios\ngetcwd\n.")),
+    "zip_at_the_end": ("lora.safetensors", _tensor_file(b"\x90", b"12345678") + zip_of(_OS)),
+    "zip_in_a_tensor": ("lora.safetensors", _tensor_file(b"\x90", zip_of(_OS))),
+}
+
+POLYGLOTS = tuple(
+    Case(
+        name=f"safetensors_and_pickle_by_a_{name}",
+        build=file_of(file, content),
+        rules=("pickle", "content_mismatch"),
+        severity=Severity.HIGH,
+    )
+    for name, (file, content) in _BOTH.items()
+)
+"""Whole safetensors files that call something where they are loaded as a pickle or an archive."""
