@@ -141,17 +141,14 @@ def _column_names(comparison: Comparison) -> dict[Column, str]:
 
 
 def _label(condition: Condition) -> str:
-    from loricate.records.names import NO_ATTACK, epsilon_text
+    from loricate.records.names import NO_ATTACK, budget_text
     from loricate.report.words import plain
 
     if condition.attack == NO_ATTACK:
         return "clean"
-    # Budgets of text are edits, which no fraction of 255 describes.
-    is_pixels = condition.norm in ("linf", "l2", "l1")
-    size = epsilon_text(condition.epsilon) if is_pixels else f"{condition.epsilon:g}"
     words = (condition.attack, condition.objective)
     named = ", ".join(plain(word) for word in words if word != NO_ATTACK)
-    return f"{named}, {size} {condition.norm}"
+    return f"{named}, {budget_text(condition.epsilon, condition.norm)}"
 
 
 def _as_json(comparison: Comparison) -> dict[str, object]:

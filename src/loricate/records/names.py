@@ -12,6 +12,7 @@ __all__ = [
     "SUBJECTS",
     "WORST_CASE",
     "Metrics",
+    "budget_text",
     "epsilon_text",
 ]
 
@@ -58,3 +59,9 @@ def epsilon_text(epsilon: float) -> str:
     levels = epsilon * 255
     whole = round(levels)
     return f"{whole}/255" if whole and abs(levels - whole) < 1e-6 else f"{epsilon:.3g}"
+
+
+def budget_text(size: float, norm: str) -> str:
+    """A budget as people write it: radii of pixels as fractions of 255, edits as counts."""
+    is_pixels = norm in ("linf", "l2", "l1")
+    return f"{epsilon_text(size) if is_pixels else f'{size:g}'} {norm}"

@@ -1,0 +1,117 @@
+"""Defenses by attacks: one table for each kind of harm a record measured."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from loricate.records.names import NO_ATTACK, NO_OBJECTIVE, STRONGEST, Metrics, budget_text
+from loricate.records.schema import Aggregate, RunRecord
+from loricate.report.figures import clean_table, subject_order
+from loricate.report.words import metric_label, plain
+
+__all__ = ["Matrix", "MatrixRow", "matrices"]
+
+_HARMS: Final = (Metrics.ATTACK_SUCCESS,)
+"""Metrics that grow with the success of an attack."""
+
+_COSTS: Final = (Metrics.PSNR, Metrics.LATENT_DRIFT, Metrics.ALIGNMENT)
+"""What stands below them for clean inputs: robustness has a price."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixRow:
+    """One attack on every model.
+
+    Args:
+        label: Attack, objective and budget.
+        cells: What it did, by model.
+        best: The models it harmed least, those whose interval reaches the lowest value included.
+    """
+
+    label: str
+    cells: Mapping[str, Aggregate]
+    best: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """One kind of harm: attacks by models.
+
+    Args:
+        title: The metric.
+        subjects: The models, base first.
+        rows: The attacks, the worst case over all of them on top.
+        clean: Clean inputs, one row a metric.
+    """
+
+    title: str
+    subjects: tuple[str, ...]
+    rows: tuple[MatrixRow, ...]
+    clean: tuple[MatrixRow, ...]
+
+
+def matrices(record: RunRecord) -> tuple[Matrix, ...]:
+    """The tables of a record; none for a metric that fewer than two models or attacks have.
+
+    Args:
+        record: What was measured. Pixel attacks are shown at the radius of the verdict.
+    """
+    return tuple(
+        matrix
+        for metric in _HARMS
+        if len((matrix := _matrix(record, metric)).rows) > 1 and len(matrix.subjects) > 1
+    )
+
+
+def _matrix(record: RunRecord, metric: str) -> Matrix:
+    attacks: dict[tuple[str, ...], dict[str, Aggregate]] = {}
+    for a in record.aggregates:
+        if a.metric == metric and a.attack != NO_ATTACK and _is_shown(a, record.verdict.epsilon):
+            attacks.setdefault(_key(a), {})[a.subject] = a
+    ordered = sorted(attacks.items(), key=lambda item: _place(*item[1].values()))
+    subjects = dict.fromkeys(subject for cells in attacks.values() for subject in cells)
+    return Matrix(
+        title=metric_label(metric),
+        subjects=tuple(sorted(subjects, key=subject_order)),
+        rows=tuple(_row(list(cells.values())) for _, cells in ordered),
+        clean=tuple(_clean(record)),
+    )
+
+
+def _clean(record: RunRecord) -> Iterator[MatrixRow]:
+    table = clean_table(record)
+    for metric in _COSTS:
+        cells = {subject: row[metric] for subject, row in table.items() if metric in row}
+        if cells:
+            label = f"clean: {metric_label(metric)}"
+            yield MatrixRow(label=label, cells=cells, best=frozenset())
+
+
+def _is_shown(a: Aggregate, epsilon: float | None) -> bool:
+    return a.norm != "linf" or epsilon is None or abs(a.epsilon - epsilon) < 1e-9
+
+
+def _key(a: Aggregate) -> tuple[str, ...]:
+    return a.surface, a.attack, a.objective, a.norm, str(a.epsilon)
+
+
+def _place(*aggregates: Aggregate) -> tuple[object, ...]:
+    first = aggregates[0]
+    return first.attack != STRONGEST, -max(a.value for a in aggregates), _key(first)
+
+
+def _row(aggregates: Sequence[Aggregate]) -> MatrixRow:
+    first = aggregates[0]
+    words = (plain(w) for w in (first.attack, first.objective) if w != NO_OBJECTIVE)
+    return MatrixRow(
+        label=f"{', '.join(words)}, {budget_text(first.epsilon, first.norm)}",
+        cells={a.subject: a for a in aggregates},
+        best=frozenset(_best(aggregates)),
+    )
+
+
+def _best(aggregates: Sequence[Aggregate]) -> Iterator[str]:
+    """Models that the lowest one cannot be told from, where some can."""
+    lowest = min(aggregates, key=lambda a: a.value)
+    close = [a.subject for a in aggregates if a.low <= lowest.high]
+    yield from close if len(close) < len(aggregates) else ()
