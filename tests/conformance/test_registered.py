@@ -27,8 +27,18 @@ _VARIANTS: dict[str, list[dict[str, Any]]] = {
     "pgd": [{"steps": 10, "n_restarts": 2}, {"steps": 20, "step_size": 0.1, "decay": False}],
     "jpeg": [{"bpda": "identity"}],
     "latent_target": [{"pattern": "gray"}],
+    "score_distillation": [{"sign": "+"}],
+    "spsa": [{"steps": 3, "n_pairs": 4, "directions": "normal"}],
 }
 """Settings that deserve the laws beside the defaults."""
+
+_QUICK: dict[str, dict[str, Any]] = {
+    "apgd": {"steps": 20},
+    "spsa": {"steps": 3, "n_pairs": 4},
+    "square": {"queries": 40},
+    "strongest": {"attacks": [{"name": "pgd", "steps": 12}, {"name": "square", "queries": 12}]},
+}
+"""Settings in place of defaults that would take minutes."""
 
 
 def _parts() -> Iterator[tuple[str, Spec]]:
@@ -36,7 +46,7 @@ def _parts() -> Iterator[tuple[str, Spec]]:
         for name in registry.names(kind):
             cls = registry.get(kind, name)
             if issubclass(cls, contract):
-                for number, fields in enumerate([{}, *_VARIANTS.get(name, [])]):
+                for number, fields in enumerate([_QUICK.get(name, {}), *_VARIANTS.get(name, [])]):
                     yield f"{name}{number or ''}", cls(**fields)
 
 

@@ -14,6 +14,8 @@ from loricate.core.shapes import Batch, PerSample
 __all__ = ["L2", "Ball", "Linf", "ball"]
 
 _TINY: Final = 1e-12
+_ROUNDS: Final = 20  # each clamps more coordinates; few points need more than three
+_SETTLED: Final = 1e-6  # relative
 _SLACK: Final = 1e-5  # in domain units: float32 rounding, far below one gray level
 
 
@@ -39,6 +41,10 @@ class Ball(Spec):
     @abstractmethod
     def project(self, z: Batch, center: Batch) -> Batch:
         """Nearest point of the ball around ``center``."""
+
+    def project_into_box(self, z: Batch, center: Batch, lower: float, upper: float) -> Batch:
+        """Nearest point that lies in the ball and in a box around ``center``."""
+        return self.project(z, center).clamp(lower, upper)
 
     @abstractmethod
     def sample(self, center: Batch, generators: list[torch.Generator]) -> Batch:
@@ -122,8 +128,35 @@ class L2(Ball):
     def project(self, z: Batch, center: Batch) -> Batch:
         """The perturbation scaled down."""
         delta = z - center
-        shrink = (self.epsilon / self.size(delta).clamp(min=_TINY)).clamp(max=1.0)
-        return center + delta * _column(shrink, delta)
+        return center + delta * _column(self._shrinkage(delta), delta)
+
+    def project_into_box(self, z: Batch, center: Batch, lower: float, upper: float) -> Batch:
+        """The perturbation scaled down, by less where the box already holds some of it.
+
+        The nearest point is ``clamp(center + s * delta)`` for the largest ``s <= 1`` that fits;
+        each round solves for ``s`` with the coordinates clamped by then.
+        """
+        delta = z - center
+        scale = self._shrinkage(delta)
+        inside = (center + delta * _column(scale, delta)).clamp(lower, upper)
+        for _ in range(_ROUNDS):
+            larger = self._fill(delta, inside - center, scale)
+            if not bool((larger > scale * (1 + _SETTLED)).any()):
+                break
+            scale = larger
+            inside = (center + delta * _column(scale, delta)).clamp(lower, upper)
+        return inside
+
+    def _fill(self, delta: Batch, held: Batch, scale: PerSample) -> PerSample:
+        """Scale at which what the box has not clamped takes up the rest of the radius."""
+        is_free = (held.abs() - (delta * _column(scale, delta)).abs()).abs() <= _TINY
+        taken = (held * ~is_free).flatten(1).square().sum(1)
+        free = (delta * is_free).flatten(1).square().sum(1).clamp(min=_TINY**2)
+        rest = (self.epsilon**2 - taken).clamp(min=0)
+        return torch.maximum(scale, (rest / free).sqrt().clamp(max=1.0))
+
+    def _shrinkage(self, delta: Batch) -> PerSample:
+        return (self.epsilon / self.size(delta).clamp(min=_TINY)).clamp(max=1.0)
 
     def sample(self, center: Batch, generators: list[torch.Generator]) -> Batch:
         """Uniform in the ball."""

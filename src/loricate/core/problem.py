@@ -126,8 +126,9 @@ class Problem:
         self._draws = self._pool()
 
     def feasible(self, z: Batch) -> Batch:
-        """Nearest point of the box to the nearest point of the ball."""
-        return self.domain.clip(self.ball.project(z, self.center))
+        """Nearest point of ball and box."""
+        low, high = self.domain.lower, self.domain.upper
+        return self.ball.project_into_box(z, self.center, low, high)
 
     def track(self, x: Batch) -> Best:
         """A record of the best point, beginning with ``x``."""
@@ -167,7 +168,7 @@ class Problem:
         leaf = z.detach().requires_grad_(True)
         with torch.enable_grad():
             value = self._evaluate(leaf, draw)
-        gradient = _gradient(value, leaf)
+            gradient = _gradient(value, leaf)
         if gradient is None:
             hint = "remove detach() and no_grad() from it, or use an attack without gradients"
             raise UnsupportedError("a gradient attack", by="a surface without gradient", hint=hint)

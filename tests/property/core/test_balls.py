@@ -60,6 +60,25 @@ def test_projection_is_the_nearest_point(ball, points) -> None:
     assert (nearest <= (z - rival).flatten(1).norm(dim=1) + _TOLERANCE).all()
 
 
+@given(_balls, _points(3))
+def test_projection_into_a_box_is_the_nearest_point_of_both(ball, points) -> None:
+    z, center, other = points[0], points[1].clamp(0, 1), points[2]
+    inside = ball.project_into_box(z, center, 0.0, 1.0)
+    assert (ball.size(inside - center) <= ball.epsilon + _TOLERANCE).all()
+    assert torch.equal(inside, inside.clamp(0, 1))
+    rival = ball.project_into_box(other, center, 0.0, 1.0)
+    # The angle at the nearest point of a convex set is never acute.
+    inward = ((z - inside) * (rival - inside)).flatten(1).sum(1)
+    assert (inward <= 1e-5 * z.flatten(1).norm(dim=1) + _TOLERANCE).all()
+
+
+@given(_balls, _points(2))
+def test_a_box_far_away_changes_nothing(ball, points) -> None:
+    z, center = points
+    boxed = ball.project_into_box(z, center, -1e6, 1e6)
+    assert torch.allclose(boxed, ball.project(z, center), atol=_TOLERANCE, rtol=1e-9)
+
+
 @given(_balls, _points(2), st.sampled_from([1.0, 1e-30]))
 def test_steepest_attains_the_dual_norm_at_unit_size(ball, points, scale) -> None:
     gradient, rival = scale * points[0], points[1]

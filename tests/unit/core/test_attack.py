@@ -88,6 +88,12 @@ def test_a_surface_without_gradient_is_refused_by_gradient_attacks_alone() -> No
     _run(RandomNoise(), ModuleSurface(cut))
 
 
+def test_gradients_are_taken_where_nobody_else_takes_any() -> None:
+    with torch.no_grad():
+        result = _run(PGD(steps=3))
+    assert (result.value > result.clean_value).all()
+
+
 def test_nan_from_the_surface_carries_the_step() -> None:
     def explodes(x: Tensor) -> Tensor:
         calls.append(None)
