@@ -1,6 +1,7 @@
 """``loricate scan``: its exit codes, its forms, and what reaches a terminal."""
 
 import json
+import os
 from xml.etree import ElementTree
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from loricate.adapters.tensors import save_tensors
 from loricate.cli.exits import ExitCode
 from loricate.cli.main import run
+from loricate.integrity.rules.content_mismatch import ContentMismatch
 from loricate.testing.corpora.pickles import call, zip_torch
 
 
@@ -90,3 +92,28 @@ def test_nothing_in_a_file_reaches_the_terminal_as_it_is(tmp_path, capsys) -> No
     assert "\x1b" not in shown
     assert "\x07" not in shown
     assert r"\x1b[2J" in shown
+
+
+@pytest.mark.parametrize("form", [None, "--json", "--sarif", "--junit"])
+def test_a_name_that_is_no_text_is_shown_in_every_form(form, tmp_path, capfdbinary) -> None:
+    for name, content in ((b"a\xff.pkl", call("os", "getcwd")), (b"b\xfe\n.safetensors", b"")):
+        (tmp_path / os.fsdecode(name)).write_bytes(content)
+    asked = ["scan", str(tmp_path), *([form] if form else [])]
+    spelled = "a%FF.pkl" if form == "--sarif" else r"a\udcff.pkl"
+    assert run(asked) == ExitCode.NEGATIVE
+    assert spelled in capfdbinary.readouterr().out.decode("utf-8")
+    assert run([*asked, "--out", str(tmp_path / "out")]) == ExitCode.NEGATIVE
+    assert spelled in (tmp_path / "out").read_text(encoding="utf-8")
+
+
+def test_a_rule_that_breaks_down_is_no_traceback(clean, monkeypatch, capsys) -> None:
+    def check(self, subject):
+        raise KeyError("a hostile key\x1b[2J")
+        yield
+
+    monkeypatch.setattr(ContentMismatch, "check", check)
+    assert run(["scan", str(clean)]) == ExitCode.INCONCLUSIVE
+    shown = capsys.readouterr().out
+    assert "content_mismatch" in shown
+    assert "KeyError" in shown
+    assert "\x1b" not in shown

@@ -21,7 +21,6 @@ _LOCAL_MAGIC = b"PK\x03\x04"
 _END = struct.Struct("<12sLLH")
 _END_MAGIC = b"PK\x05\x06"
 _MAX_COMMENT = 1 << 16
-_MAX_ENDS = 8
 _ENCRYPTED = 1
 _MAX_MEMORY = 1 << 27
 _MAX_STREAMS = 1000
@@ -239,22 +238,29 @@ def _zip(part: Part, bounds: Bounds) -> Iterator[Part | Obstacle]:
 def _listed(file: IO[bytes]) -> list[zipfile.ZipInfo]:
     """What any reader may find in a zip archive.
 
-    Readers take another of several directories, and look for it where its end says or in front of
-    its end; each of them is read here from a copy.
+    Readers take another of several ends, and look for the directory where the end says or in front
+    of it; each of them is read here from a copy.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - _END.size - _MAX_COMMENT))
     tail = file.read()
-    ends = [each.start() for each in re.finditer(re.escape(_END_MAGIC), tail)][-_MAX_ENDS:]
     found = _infos(file)
-    for at in ends:
+    for at in _ends(tail):
         end = tail[at : at + _END.size]
-        if len(end) == _END.size:
-            _, length, offset, _ = _END.unpack(end)
-            for start in {offset, size - len(tail) + at - length}:
-                found += _infos(_directory(file, start, length, end))
+        _, length, offset, _ = _END.unpack(end)
+        for start in {offset, size - len(tail) + at - length}:
+            found += _infos(_directory(file, start, length, end))
     unique = {(each.header_offset, each.compress_size, each.compress_type): each for each in found}
     return list(unique.values())
+
+
+def _ends(tail: bytes) -> set[int]:
+    """Where an archive ends: at the last mark of an end, or the last whose comment fits."""
+    marks = [each.start() for each in re.finditer(re.escape(_END_MAGIC), tail)]
+    whole = [at for at in marks if at + _END.size <= len(tail)]
+    lengths = {at: _END.unpack(tail[at : at + _END.size])[-1] for at in whole}
+    fitting = [at for at in whole if at + _END.size + lengths[at] == len(tail)]
+    return {*whole[-1:], *fitting[-1:]}
 
 
 def _directory(file: IO[bytes], start: int, length: int, end: bytes) -> IO[bytes]:
