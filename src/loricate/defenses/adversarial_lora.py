@@ -1,6 +1,5 @@
 """Low-rank adapters trained against an attack, anchored to the frozen base."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, final
@@ -9,28 +8,25 @@ import torch
 from torch import Tensor
 
 from loricate.basics.spec import Fraction01, PixelLength, Weight
+from loricate.core.against import Against
 from loricate.core.attack import Attack
 from loricate.core.balls import ball
 from loricate.core.defense import Regularizer
-from loricate.core.generators import Seeds, sample_seeds
-from loricate.core.objective import Objective
+from loricate.core.generators import sample_seeds
 from loricate.core.problem import Problem
-from loricate.core.shapes import Images, PerSample
-from loricate.core.surface import Surface
+from loricate.core.shapes import Images
 from loricate.core.threat import ThreatModel
 from loricate.defenses._adapter_defense import AdapterDefense
+from loricate.defenses._anchor import Anchor
 from loricate.defenses._target import Reference, Target, augmented, batch_rows
 from loricate.defenses._training import Losses, LossesOfStep
 from loricate.lowrank.budget import Budget
+from loricate.objectives.latent_shift import LatentShift
 from loricate.surfaces.attach import Attached
 
 __all__ = ["AdversarialLora"]
 
 _TINY = 1e-12
-_DUAL_RATE = 0.1
-# An unbounded multiplier winds up while the first large steps overshoot, and takes a hundred steps
-# to come down again.
-_ANCHORS = (1e-2, 20.0)
 
 
 @final
@@ -83,24 +79,6 @@ class AdversarialLora(AdapterDefense):
         return Budget(fraction=start, min_rank=1), super().budgets()[1]
 
 
-@final
-@dataclass(frozen=True, kw_only=True)
-class _AwayFromBase(Objective):
-    """Distance to outputs of the base, which training has at hand already."""
-
-    surface_kind = "any"
-    base: Tensor
-
-    def __post_init__(self) -> None:
-        """A tensor is no spec field; there is nothing else to check."""
-
-    def reference(self, surface: Surface, x: Tensor, seeds: Seeds) -> Tensor:
-        return self.base
-
-    def value(self, output: Tensor, reference: Tensor) -> PerSample:
-        return (output - reference).flatten(1).pow(2).sum(1)
-
-
 @dataclass(frozen=True)
 class _Step:
     """Losses of one step, a pure function of its number and the multiplier."""
@@ -124,7 +102,9 @@ class _Step:
         clean, robust = outputs.chunk(2)
         drift = self.reference.drift(clean, base).mean()
         robust_drift = self.reference.drift(robust, base).mean()
-        anchor = self._anchor(state, float(drift.detach()))
+        anchor = Anchor(float(self.spec.max_drift), float(self.spec.anchor)).weight(
+            state, float(drift.detach())
+        )
         penalty = self._penalty()
         return {
             "total": (robust_drift + anchor * drift) / (1 + anchor) + penalty,
@@ -137,17 +117,9 @@ class _Step:
     def _attack(self, x: Images, base: Tensor, step: int, rows: Sequence[int]) -> Images:
         threat = ThreatModel(ball=ball(self.spec.norm, self.spec.radius(step)))
         seeds = sample_seeds(self.seed, rows, "inner", step)
-        problem = Problem(self.target.surface, _AwayFromBase(base=base), threat, x, seeds)
+        away = Against(objective=LatentShift(), given=base)
+        problem = Problem(self.target.surface, away, threat, x, seeds)
         return self.spec.inner.perturb(x, problem).detach()
-
-    def _anchor(self, state: dict[str, float], drift: float) -> float:
-        """The multiplier after this step's clean drift; a step on its logarithm."""
-        seen = 0.9 * state.get("drift", drift) + 0.1 * drift
-        excess = (seen**0.5 / max(self.spec.max_drift, _TINY)) - 1
-        change = min(1.0, max(-1.0, excess)) * _DUAL_RATE
-        anchor = state.get("anchor", float(self.spec.anchor)) * math.exp(change)
-        state["drift"], state["anchor"] = seen, min(max(anchor, _ANCHORS[0]), _ANCHORS[1])
-        return state["anchor"]
 
     def _penalty(self) -> Tensor:
         base = self.attached.base_weights()

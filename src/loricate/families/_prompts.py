@@ -34,9 +34,14 @@ class _ClipPrompts(PromptSurface):
         return self.family.pipe.tokenizer
 
     @property
+    def length(self) -> int:
+        """Tokens read, start and end included."""
+        return int(self._tokenizer.model_max_length)
+
+    @property
     def max_tokens(self) -> int:
-        """Window of the tokenizer without start and end."""
-        return int(self._tokenizer.model_max_length) - 2
+        """What is left between start and end."""
+        return self.length - 2
 
     @property
     def vocabulary(self) -> Float[Tensor, "entries width"]:
@@ -65,7 +70,7 @@ class _ClipPrompts(PromptSurface):
 
     def tokens(self, prompts: Sequence[str]) -> Tokens:
         """Ids, padded to the window."""
-        rows, length = self._ids(prompts), self.max_tokens + 2
+        rows, length = self._ids(prompts), self.length
         for index, ids in enumerate(rows):
             if len(ids) > length:
                 expected = f"a prompt of at most {self.max_tokens} tokens, not {len(ids) - 2}"
@@ -109,9 +114,17 @@ class TextEncoderSurface(_ClipPrompts):
 
     Args:
         family: The pipeline.
+        window: Tokens read, start and end included; ``None`` reads as many as the denoiser does.
+            Places see only those before them, so a short window gives the same states, sooner.
     """
 
     family: "SD15"
+    window: int | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens read, start and end included."""
+        return self.window or super().length
 
     def from_embeddings(self, embeddings: Batch, seeds: Seeds) -> Tensor:
         """Hidden states."""
