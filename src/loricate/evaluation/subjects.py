@@ -85,6 +85,11 @@ class Subject:
     family: Family
     defenses: tuple[InputDefense, ...] = ()
 
+    @property
+    def deployed(self) -> tuple[InputDefense, ...]:
+        """The preprocessing, with its model where it needs one."""
+        return tuple(each.bind(self.family) for each in self.defenses)
+
     def surface(
         self, objective: Objective, prompts: Sequence[str], settings: EditSettings
     ) -> Surface:
@@ -123,4 +128,4 @@ class Subject:
         return self._behind(self.family.edit(pictures.prompts, settings))(images, seeds)
 
     def _behind(self, surface: Surface) -> Surface:
-        return defended(surface, tuple(each.bind(self.family) for each in self.defenses))
+        return defended(surface, self.deployed)
