@@ -190,3 +190,33 @@ def test_python_has_the_same(folder):
     record, verdict = gate(folder, GateSpec(max_drift=0.0001))
     assert (record.kind, verdict.status) == ("harden", "fail")
     assert gate(folder)[1].status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"low": 9.0, "high": 3.5, "value": 4.0}, "is none"),
+        ({"value": 9.0}, "outside of its interval"),
+        ({"value": 2.0}, "outside of its interval"),
+        ({"level": 1.5}, "a level of 1.5"),
+    ],
+)
+def test_numbers_that_no_run_leaves_are_refused(folder, change, words, capsys):
+    path = folder / "record.json"
+    table = json.loads(path.read_text())
+    [last] = [each for each in table["aggregates"] if each["metric"] == Metrics.DRIFT_REDUCTION]
+    last.update(change)
+    path.write_text(json.dumps(table))
+    assert run(["gate", str(folder), "--json"]) == ExitCode.COULD_NOT_RUN
+    said = capsys.readouterr()
+    assert words in said.err
+    assert not said.out
+
+
+def test_a_number_of_samples_below_zero_is_refused(folder, capsys):
+    path = folder / "record.json"
+    table = json.loads(path.read_text())
+    table["aggregates"][0]["n"] = -1
+    path.write_text(json.dumps(table))
+    assert run(["gate", str(folder)]) in (ExitCode.USAGE, ExitCode.COULD_NOT_RUN)
+    assert "n" in capsys.readouterr().err

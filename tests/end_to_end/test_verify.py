@@ -272,6 +272,117 @@ def test_a_baked_file_beside_its_adapter_is_held_to_its_gain(root, rng, capsys):
     assert status["merge"] == {True}
 
 
+def merge_words(root, capsys, code):
+    """What verifying a signed-anew run against its base says of merged weights, by path."""
+    resign(root)
+    capsys.readouterr()
+    assert verify(root, "--base", root / "base", "--json") == code
+    _, found = claims(capsys)
+    rows = [each for each in found["checks"] if each["rule"] == "merge"]
+    return {each["path"]: (each["passed"], each["message"]) for each in rows}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "other/model.safetensors",
+        "unet/model.safetensors",
+        "vae/model.fp16.safetensors",
+        "x.safetensors",
+    ],
+)
+def test_weights_that_were_held_to_nothing_are_open(root, capsys, path):
+    save_tensors(root / "run" / path, {"a.weight": np.ones((2, 2), np.float32)})
+    words = merge_words(root, capsys, ExitCode.INCONCLUSIVE)
+    assert words["vae"][0] is True
+    assert words[path][0] is None
+    assert "held to nothing" in words[path][1]
+
+
+def test_a_component_that_is_the_bases_is_proven(root, capsys):
+    tensors = {"a.weight": np.ones((2, 2), np.float32)}
+    for place in ("base", "run"):
+        save_tensors(root / place / "unet" / "model.safetensors", tensors)
+    words = merge_words(root, capsys, ExitCode.PASS)
+    assert words["unet/model.safetensors"] == (True, "it is the unet of the base")
+
+
+def with_header(root, **said):
+    """The merged weights of a run, with a header."""
+    path = root / "run" / WEIGHTS
+    tensors = {name: np.array(each) for name, each in TensorFile(path).items()}
+    save_tensors(path, tensors, {f"loricate.{key}": text for key, text in said.items()})
+
+
+def test_a_gain_that_the_record_does_not_state_is_open(root, capsys):
+    shutil.rmtree(root / "run" / "vae")
+    adapter = PEFT().read(root / "run" / "adapter").scaled(5.0)
+    Merged(base=root / "base", component="vae", dtype="float32").write(adapter, root / "run/vae")
+    with_header(root, **{"baked.gain": "5.0"})
+    words = merge_words(root, capsys, ExitCode.INCONCLUSIVE)
+    assert "gain 5" in words["vae"][1]
+
+
+@pytest.mark.parametrize("key", ["baked.components", "baked.adapter", "note"])
+def test_a_header_of_ours_that_says_more_is_told(root, capsys, key):
+    with_header(root, **{key: "0" * 64})
+    resign(root)
+    capsys.readouterr()
+    assert verify(root, "--base", root / "base", "--json") == ExitCode.INCONCLUSIVE
+    said = [each["message"] for each in claims(capsys)[1]["checks"] if each["rule"] == "merge"]
+    assert any("its header" in each for each in said)
+
+
+def test_what_bake_wrote_is_held_to_every_bit(root, rng, capsys):
+    adapter = PEFT().read(root / "run" / "adapter")
+    shutil.rmtree(root / "run" / "vae")
+    Merged(base=root / "base", component="vae", dtype="float16").write(adapter, root / "run/vae")
+    path = root / "run" / WEIGHTS
+    tensors = {name: np.array(each) for name, each in TensorFile(path).items()}
+    tensors["encoder.conv_in.weight"].reshape(-1).view("u2")[0] ^= 1
+    save_tensors(path, tensors)
+    assert merge_words(root, capsys, ExitCode.PASS)["vae"][0] is True
+    with_header(root, **{"baked.gain": "1.0"})
+    assert "to the bit" in merge_words(root, capsys, ExitCode.NEGATIVE)["vae"][1]
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        (".git/unet/model.safetensors", ExitCode.NEGATIVE),
+        (".cache/huggingface/payload.ckpt", ExitCode.NEGATIVE),
+        (".github/scripts/run.py", ExitCode.INCONCLUSIVE),
+        (".git/hooks/post-checkout", ExitCode.INCONCLUSIVE),
+        (".git/hooks/post-checkout.sample", ExitCode.PASS),
+        (".git/objects/ab/cdef", ExitCode.PASS),
+        (".cache/huggingface/download/model.safetensors.metadata", ExitCode.PASS),
+        ("vae/__pycache__/model.pyc", ExitCode.NEGATIVE),
+        (".cache/model.bin", ExitCode.NEGATIVE),
+    ],
+)
+def test_what_lies_where_nobody_looks_is_told(root, path, code, capsys):
+    place = root / "run" / path
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"x")
+    assert verify(root, "--json") == code
+    told = {each["path"] for each in claims(capsys)[1]["checks"] if each["passed"] is not True}
+    assert (path in told) is (code != ExitCode.PASS)
+
+
+def test_evidence_in_the_manifest_is_that_of_the_files(root, capsys):
+    path = root / "run" / MANIFEST
+    table = json.loads(path.read_text())
+    table["evidence"]["report"] = "0" * 64
+    path.write_text(json.dumps(table))
+    assert verify(root, "--json") == ExitCode.NEGATIVE
+    assert MANIFEST in failed(claims(capsys)[1])["files"]
+
+
+def test_an_empty_folder_is_nothing(root):
+    (root / "run" / "empty").mkdir()
+    assert verify(root) == ExitCode.PASS
+
+
 @pytest.mark.parametrize("form", ["--sarif", "--junit", "--json"])
 def test_machines_read_what_failed(root, form, capsys):
     (root / "run" / "extra").write_text("x")
@@ -351,7 +462,7 @@ def test_a_stale_manifest_is_neither_signed_nor_replaced(root, capsys):
         (["verify", "RUN", "--key", "rsa.pub"], 2, "elliptic curve"),
         (["verify", "RUN", "--key", "key.pem"], 2, "elliptic curve"),
         (["verify", "RUN", "--base", "nothing"], 2, "no embedded model"),
-        (["verify", "RUN", "--base", "rsa.pub"], 1, "refused"),
+        (["verify", "RUN", "--base", "rsa.pub"], 3, "refused"),
         (["verify", "nowhere"], 2, "does not exist"),
         (["manifest", "key.pub"], 2, "is a file"),
     ],

@@ -9,9 +9,10 @@ from loricate.adapters import sgm
 from loricate.adapters.names import canonical
 from loricate.adapters.slots import Slot, slots_of
 from loricate.adapters.weights import StoredArray, Weights, open_model
+from loricate.basics.errors import HostileFileError, PrerequisiteError
 from loricate.integrity.digest import digest
 
-__all__ = ["Base"]
+__all__ = ["Base", "open_base"]
 
 
 @final
@@ -22,14 +23,13 @@ class Base:
         folder: Diffusers folder, folder of one component, or safetensors file.
 
     Raises:
-        PrerequisiteError: There are no safetensors weights.
+        PrerequisiteError: There are no safetensors weights, or a file is malformed.
         ConfigError: A folder leaves open which file holds the weights.
-        HostileFileError: A file is malformed.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._parts = open_model(folder)
+        self._parts = open_base(folder)
         self._digests: dict[str, str] = {}
 
     @property
@@ -62,6 +62,24 @@ class Base:
     @cached_property
     def _slots(self) -> Mapping[str, Mapping[str, Slot]]:
         return {part: _canonical_slots(part, weights) for part, weights in self._parts.items()}
+
+
+def open_base(path: Path) -> dict[str, Weights]:
+    """Weights of a model that others are held to, by component.
+
+    Args:
+        path: Diffusers folder, folder of one component, or safetensors file.
+
+    Raises:
+        PrerequisiteError: There are no safetensors weights, or a file is malformed. That is no
+            verdict on what is held to it.
+        ConfigError: A folder leaves open which file holds the weights.
+    """
+    try:
+        return open_model(path)
+    except HostileFileError as error:
+        missing = f"a base that can be read ({error})"
+        raise PrerequisiteError(missing, remedy="name another with --base, or scan it") from error
 
 
 def _canonical_slots(component: str, weights: Weights) -> dict[str, Slot]:

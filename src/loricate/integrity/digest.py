@@ -9,7 +9,7 @@ from loricate.adapters.keys import BASE_DIGEST
 from loricate.adapters.tensors import to_storage
 from loricate.basics.arrays import Array
 
-__all__ = ["adapter_digest", "digest", "stated_bases"]
+__all__ = ["adapter_digest", "baked_digest", "digest", "stated_bases"]
 
 
 def digest(tensors: Mapping[str, Array]) -> str:
@@ -41,6 +41,15 @@ def adapter_digest(adapter: Adapter) -> str:
         for side, factor in zip("AB", update.pair(), strict=True)
     }
     return digest(factors)
+
+
+def baked_digest(adapter: Adapter) -> str:
+    """Digest of everything that decides what an adapter adds to weights."""
+    tensors: dict[str, Array] = {}
+    for target, update in adapter.items():
+        factors = update.factors
+        tensors |= {f"{target}.{factors.scale!r}.{side}": getattr(factors, side) for side in "AB"}
+    return digest(tensors)
 
 
 def stated_bases(adapter: Adapter) -> Mapping[str, str]:

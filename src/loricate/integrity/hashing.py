@@ -7,15 +7,19 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, final
+from typing import Final, Literal, final
 
 from loricate.adapters.tensors import TensorFile, TensorInfo
 from loricate.basics.errors import HostileFileError, LoricateError, PrerequisiteError
 
-__all__ = ["IGNORED", "FileEntry", "TensorEntry", "measure"]
+__all__ = ["IGNORED", "FileEntry", "TensorEntry", "measure", "unlisted"]
 
 IGNORED: Final = (".cache/huggingface", ".git", ".gitattributes", ".github", ".gitignore")
 """What tools of transport leave at the top of a folder; no part of a model."""
+
+_WEIGHTS: Final = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".pkl", ".npz", ".gguf", ".onnx")
+_CODE: Final = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".bat", ".ps1", ".exe")
+_HOOKS: Final = ".git/hooks/"
 
 _CHUNK_BYTES: Final = 1 << 22
 _WORKERS: Final = min(4, os.cpu_count() or 1)
@@ -78,6 +82,27 @@ def measure(
         with ThreadPoolExecutor(_WORKERS) as files, ThreadPoolExecutor(_WORKERS) as halves:
             begun = {name: files.submit(_entry, paths[name], halves, strict) for name in order}
             return {name: begun[name].result() for name in sorted(paths)}
+
+
+def unlisted(folder: Path) -> dict[str, Literal["weights", "code"]]:
+    """Weights and code in what ``measure`` leaves out, by relative POSIX path, sorted.
+
+    Names tell them, hooks of git are code but for the samples. Links are not followed.
+
+    Args:
+        folder: The folder.
+    """
+    found: dict[str, Literal["weights", "code"]] = {}
+    for top in IGNORED:
+        for parent, _, names in os.walk(folder / top):
+            for name in names:
+                path = (Path(parent) / name).relative_to(folder).as_posix()
+                is_hook = path.startswith(_HOOKS) and not path.endswith(".sample")
+                if path.lower().endswith(_WEIGHTS):
+                    found[path] = "weights"
+                elif is_hook or path.lower().endswith(_CODE):
+                    found[path] = "code"
+    return dict(sorted(found.items()))
 
 
 def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:

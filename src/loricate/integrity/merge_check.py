@@ -25,10 +25,10 @@ from loricate.basics.arrays import unit_roundoff
 from loricate.basics.errors import ConfigError, ConfigProblem, NumericalError
 from loricate.lowrank.factors import LowRank
 
-__all__ = ["TensorCheck", "check_merge", "name_in_diffusers"]
+__all__ = ["TensorCheck", "check_merge", "excess", "name_in_diffusers"]
 
-# Rounding the product, the scaled product and the sum; a merge in one dtype does all three.
-_ROUNDINGS: Final = 3
+# Roundings of what is added, where a merge in one dtype keeps the product and its multiple.
+_ROUNDINGS: Final = 2
 
 # How many times larger than weight and sum the terms of a product may be before it stops to count:
 # what an update adds is seldom larger than the weight.
@@ -44,8 +44,9 @@ class TensorCheck:
         component: Part of the pipeline.
         name: Name of the tensor in the merged model.
         passed: Whether it is base plus update: every bit as this arithmetic rounds it, or in
-            half precision within the rounding of any merge. ``None`` where a wider float is
-            within the rounding of another tool's arithmetic, which bits alone could prove.
+            half precision within the rounding of any merge, unless it was to be ours. ``None``
+            where a wider float is within the rounding of another tool's arithmetic, which bits
+            alone could prove.
         is_updated: Whether the adapter updates it.
         is_base: Whether it is the base's, bit for bit.
         is_exact: Whether every bit is as replayed.
@@ -64,17 +65,28 @@ class TensorCheck:
     why: str = ""
 
 
-def check_merge(adapter: Adapter, base: Path, merged: Path) -> Iterator[TensorCheck]:
+def check_merge(
+    adapter: Adapter, base: Path, merged: Path, *, is_ours: bool = False
+) -> Iterator[TensorCheck]:
     """Every tensor of the components an adapter updates, compared.
 
     Linear and convolution layers of any component are replayed as ``bake`` adds them: in float64
     with exact products, rounded once to the dtype of the merged tensor. All other tensors have
     to be the base's.
 
+    What another tool merged in half precision may differ by what its arithmetic can cost, with
+    ``u`` the unit roundoff of the merged dtype, ``v`` that of float32 and ``D`` the exact update:
+    one rounding of the sum, ``u |W + D|``; two of what is added where product and multiple are
+    kept in half, ``2 u |D|``; one of the weight where the base is stored wider, ``u |W|``; two of
+    each term where the factors are, ``2 u`` of the sizes that are summed; and ``(rank + 2) v`` of
+    them, as sums in float32 may be taken in any order. So a weight that hardly any update reaches
+    may not be off by two roundoffs.
+
     Args:
         adapter: The updates, the gain included.
         base: Diffusers folder, folder of one component, or safetensors file.
         merged: The same, in the same layout or another.
+        is_ours: Whether it is said to be merged here, so that every bit counts.
 
     Yields:
         One result for each tensor of base and merged model.
@@ -86,7 +98,10 @@ def check_merge(adapter: Adapter, base: Path, merged: Path) -> Iterator[TensorCh
         HostileFileError: A file is malformed.
     """
     for pairing in _pairings(adapter, base, merged):
-        yield from _compared(pairing)
+        for found in _compared(pairing):
+            is_other = found.passed and not found.is_exact
+            why = "within rounding, where loricate is said to have merged it, to the bit"
+            yield replace(found, passed=False, why=why) if is_ours and is_other else found
 
 
 def name_in_diffusers(component: str, name: str) -> str:
@@ -182,7 +197,7 @@ def _check(before: StoredArray, after: StoredArray, patches: Sequence[Patch]) ->
     try:
         if _is_replayed(before, after, patches):
             return replace(blank, passed=True, is_base=is_base, is_exact=True)
-        error = _excess(before, after, patches)
+        error = excess(before, after, patches)
     except NumericalError as refusal:
         return replace(blank, is_base=is_base, why=str(refusal))
     if error <= 1:
@@ -204,23 +219,48 @@ def _is_replayed(before: StoredArray, after: StoredArray, patches: Sequence[Patc
     return True
 
 
-def _excess(before: StoredArray, after: StoredArray, patches: Sequence[Patch]) -> float:
-    """Largest distance to the exact sum, over what rounding of a merge may cost at the entry."""
+def excess(before: StoredArray, after: StoredArray, patches: Sequence[Patch]) -> float:
+    """Largest distance to the exact sum, over what rounding of a merge may cost at the entry.
+
+    Args:
+        before: Weight of the base.
+        after: Merged weight.
+        patches: What was to be added.
+
+    Returns:
+        At most 1 where ``check_merge`` takes every difference for rounding.
+
+    Raises:
+        NumericalError: The exact sum is not finite.
+    """
     flat, position, worst = after.reshape(-1), 0, 0.0
     wide = np.dtype(np.float64)
     sums = baked_blocks(before, patches, wide)
     sizes = baked_blocks(np.abs(before), [_magnitude(patch) for patch in patches], wide)
     rank = max((patch.update.rank for patch in patches), default=0)
+    unit = unit_roundoff(after)
+    narrowing = unit if before.dtype.itemsize > after.dtype.itemsize else 0.0
+    factors = [factor for patch in patches for factor in (patch.update.A, patch.update.B)]
+    is_wide = any(np.asarray(each).dtype.itemsize > after.dtype.itemsize for each in factors)
     # An inner product of length k is off by k roundoffs: Golub & Van Loan 2013, section 2.7.
-    share = _ROUNDINGS * unit_roundoff(after) + (rank + 2) * unit_roundoff(np.zeros(1, np.float32))
+    order = (rank + 2) * unit_roundoff(np.zeros(1, np.float32))
     for exact, size in zip(sums, sizes, strict=True):
         here = slice(position, position + exact.after.size)
         stored, total = flat[here].astype(np.float64), exact.after.reshape(-1)
+        weight = before.reshape(-1)[here].astype(np.float64)
         with np.errstate(invalid="ignore"):
             distance = np.abs(stored - total)
         # Factors that cancel would allow anything.
-        most = _CANCELLATION * (np.abs(before.reshape(-1)[here].astype(np.float64)) + np.abs(total))
-        allowed = share * np.minimum(size.after.reshape(-1), most) + _smallest(after.dtype)
+        most = _CANCELLATION * (np.abs(weight) + np.abs(total))
+        summed = np.minimum(size.after.reshape(-1), most)
+        allowed = (
+            unit * np.abs(total)
+            + _ROUNDINGS * unit * np.abs(total - weight)
+            + narrowing * np.abs(weight)
+            + _ROUNDINGS * unit * is_wide * np.maximum(summed - np.abs(weight), 0.0)
+            + order * summed
+            + _smallest(after.dtype)
+        )
         worst = max(worst, _largest(distance / allowed))
         position += stored.size
     return worst

@@ -9,7 +9,7 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -85,7 +85,7 @@ def sign_files(
     return path
 
 
-def verify_files(folder: Path, digests: Mapping[str, str], key: Path) -> None:
+def verify_files(folder: Path, digests: Mapping[str, str], key: Path) -> tuple[str, ...]:
     """Hold files to the signature in their folder.
 
     A key that the signature itself brings along is never used.
@@ -94,6 +94,9 @@ def verify_files(folder: Path, digests: Mapping[str, str], key: Path) -> None:
         folder: The folder.
         digests: SHA-256 of every file in it by relative path, but for the signature itself.
         key: Elliptic-curve public key in PEM, from whom the caller trusts.
+
+    Returns:
+        Files that whoever signed left out, so that nothing is known of them.
 
     Raises:
         IntegrityError: There is no signature, it is malformed or not of this key, or files are
@@ -114,6 +117,7 @@ def verify_files(folder: Path, digests: Mapping[str, str], key: Path) -> None:
             config.verify(folder, folder / SIGNATURE)
     except Exception as error:
         raise _mismatch(error, stated, known) from error
+    return stated.left_out(digests)
 
 
 def key_hint(folder: Path) -> str | None:
@@ -178,6 +182,15 @@ class _Statement:
     options: Mapping[str, Any]
     files: Mapping[str, str] | None
     hint: str | None
+
+    def left_out(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of some files that lie below a path that is ignored."""
+        ignored = [str(path) for path in self.options.get("ignore_paths", ()) or ()]
+        return tuple(
+            name
+            for name in names
+            if any(PurePosixPath(name).is_relative_to(path) for path in ignored)
+        )
 
 
 def _statement(path: Path) -> _Statement:

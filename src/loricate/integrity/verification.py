@@ -1,25 +1,21 @@
 """What can be proven of a folder: who signed it, its bytes, its base, its merge, its evidence."""
 
-import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, final
+from typing import Literal, final
 
 import numpy as np
 
-from loricate.adapters.adapter import Adapter
-from loricate.adapters.baked_files import PROVENANCE
-from loricate.adapters.tensors import TensorFile
-from loricate.adapters.weights import StoredArray, Weights, open_model
+from loricate.adapters.weights import StoredArray, Weights
 from loricate.basics.arrays import dtype_name
-from loricate.basics.errors import IntegrityError, LoricateError
+from loricate.basics.errors import IntegrityError
+from loricate.integrity._base_model import open_base
 from loricate.integrity.contents import Contents
 from loricate.integrity.digest import adapter_digest, digest
-from loricate.integrity.hashing import FileEntry
+from loricate.integrity.hashing import FileEntry, unlisted
 from loricate.integrity.manifest import MANIFEST, REPORT, Manifest, differences, manifest_of
-from loricate.integrity.merge_check import TensorCheck, check_merge, name_in_diffusers
+from loricate.integrity.merge_check import name_in_diffusers
 from loricate.integrity.signing import SIGNATURE, verify_files
 from loricate.records.io import RECORD_FILE
 from loricate.records.schema import Integrity
@@ -30,11 +26,9 @@ __all__ = [
     "base_claims",
     "evidence_claims",
     "file_claims",
-    "merge_claims",
     "signature_claims",
+    "unlisted_claims",
 ]
-
-_LISTED: Final = 20
 
 
 @final
@@ -117,14 +111,18 @@ def signature_claims(
         yield Claim(name="signature", path=SIGNATURE, passed=None, message=why)
         return
     try:
-        verify_files(folder, {path: each.sha256 for path, each in files.items()}, key)
+        left_out = verify_files(folder, {path: each.sha256 for path, each in files.items()}, key)
     except IntegrityError as error:
         for entry in error.entries or [SIGNATURE]:
             message = f"{error.what} does not match"
             yield Claim(name="signature", path=entry, passed=False, message=message)
     else:
-        message = f"all {len(files)} files are as the key {key.name!r} signed them"
+        n_signed = len(files) - len(left_out)
+        message = f"all {n_signed} files are as the key {key.name!r} signed them"
         yield Claim(name="signature", path=SIGNATURE, passed=True, message=message)
+        for path in left_out:
+            why = "whoever signed the folder left it out"
+            yield Claim(name="signature", path=path, passed=None, message=why)
 
 
 def file_claims(
@@ -158,6 +156,18 @@ def file_claims(
         size = sum(each.size_bytes for each in files.values())
         what = f"{len(files)} files, {n_tensors} tensors and {size:,} bytes are as listed"
         yield Claim(name="files", path=MANIFEST, passed=True, message=what)
+
+
+def unlisted_claims(folder: Path) -> Iterator[Claim]:
+    """Whether nothing that can be loaded or run lies where neither manifest nor signature looks.
+
+    Args:
+        folder: The folder.
+    """
+    for path, kind in unlisted(folder).items():
+        is_code = kind == "code"
+        why = f"{kind} in a place that manifests and signatures leave out"
+        yield Claim(name="files", path=path, passed=None if is_code else False, message=why)
 
 
 def evidence_claims(contents: Contents, files: Mapping[str, FileEntry]) -> Iterator[Claim]:
@@ -226,7 +236,7 @@ def base_claims(
         why = "neither record nor adapter states the digest of its base"
         yield Claim(name="base", path=str(base), passed=None, message=why)
         return
-    parts = open_model(base)
+    parts = open_base(base)
     lone = next(iter(parts.values())) if len(parts) == 1 else None
     for component, statements in sorted(stated.items()):
         weights = parts.get(component, lone)
@@ -241,39 +251,6 @@ def base_claims(
             message = f"it is {what} {path!r} states"
             yield Claim(
                 name="base", path=str(base), passed=is_same, message=message, where=component
-            )
-
-
-def merge_claims(
-    contents: Contents, files: Mapping[str, FileEntry], base: Path | None
-) -> Iterator[Claim]:
-    """Whether merged weights in a folder are base plus update, tensor by tensor.
-
-    Args:
-        contents: Adapters and record.
-        files: Files of the folder.
-        base: The model; ``None`` leaves it open.
-
-    Raises:
-        LoricateError: The model cannot be read.
-    """
-    for path in sorted(contents.unread.keys() - {RECORD_FILE}):
-        why = f"the adapter could not be read: {contents.unread[path]}"
-        yield Claim(name="merge", path=path, passed=None, message=why, is_asked=base is not None)
-    components = {part for each in contents.adapters.values() for part in each.components}
-    for path, metadata in sorted(_merged(contents, files, components).items()):
-        if base is None:
-            why = "not compared; name the model with --base"
-            yield Claim(name="merge", path=path, passed=None, message=why, is_asked=False)
-            continue
-        try:
-            adapter = _the_adapter(contents, path, metadata)
-            checks = list(check_merge(adapter, base, contents.folder / path))
-        except LoricateError as error:
-            yield Claim(name="merge", path=path, passed=None, message=str(error))
-        else:
-            yield from _judged(
-                path, checks, is_stated=bool(metadata) or contents.record is not None
             )
 
 
@@ -313,74 +290,3 @@ def _loaded(name: str, weight: StoredArray) -> StoredArray:
     # Attention of an autoencoder is a 1x1 convolution in single files alone.
     is_attention = ".attentions.0.to_" in name and wide.shape[2:] == (1, 1)
     return wide.reshape(wide.shape[:2]) if is_attention else wide
-
-
-def _merged(
-    contents: Contents, files: Mapping[str, FileEntry], components: set[str]
-) -> dict[str, Mapping[str, str]]:
-    """Merged models of a folder by path, with what the headers of baked files say."""
-    outputs = contents.record.outputs if contents.record is not None else {}
-    folders = {outputs.get(part, part).rstrip("/") for part in components}
-    found: dict[str, Mapping[str, str]] = {}
-    below = tuple(f"{each}/" for each in contents.adapters)
-    for path, entry in files.items():
-        if entry.tensors is None or path in contents.adapters or path.startswith(below):
-            continue
-        metadata = TensorFile(contents.folder / path).metadata
-        said = {key: text for key, text in metadata.items() if key.startswith(PROVENANCE)}
-        parent = path.rpartition("/")[0]
-        if parent in folders:
-            found[parent] = said
-        elif said:
-            found[path] = said
-    return found
-
-
-def _the_adapter(contents: Contents, path: str, metadata: Mapping[str, str]) -> Adapter:
-    """The adapter that was merged into a file or folder, with its gain."""
-    name = path.rpartition("/")[2]
-    fitting = [
-        each.only([name]) if name in each.components else each
-        for each in contents.adapters.values()
-        if name in each.components or "/" not in path
-    ]
-    if len(fitting) != 1:
-        raise IntegrityError(f"{len(fitting)} adapters in the folder, of which one was merged,")
-    return fitting[0].scaled(_gain(metadata))
-
-
-def _gain(metadata: Mapping[str, str]) -> float:
-    stated = metadata.get(f"{PROVENANCE}gain", "1.0")
-    try:
-        gain = float(stated)
-    except ValueError:
-        gain = math.nan
-    if not math.isfinite(gain):
-        raise IntegrityError(f"the gain in the header, {stated!r:.80}, which is no number,")
-    return gain
-
-
-def _judged(path: str, checks: Sequence[TensorCheck], *, is_stated: bool) -> Iterator[Claim]:
-    """One claim for each tensor that is wrong or open, or one for all."""
-    updated = [each for each in checks if each.is_updated]
-    if all(each.is_base for each in updated) and not all(each.is_exact for each in updated):
-        message = "it is the base, without the update"
-        yield Claim(name="merge", path=path, passed=not is_stated, message=message)
-        return
-    wrong = [each for each in checks if each.passed is not True]
-    for each in wrong[:_LISTED]:
-        yield Claim(name="merge", path=path, passed=each.passed, message=each.why, where=each.name)
-    if len(wrong) > _LISTED:
-        passed = False if any(each.passed is False for each in wrong[_LISTED:]) else None
-        message = f"and {len(wrong) - _LISTED} more tensors"
-        yield Claim(name="merge", path=path, passed=passed, message=message)
-    if not wrong:
-        yield Claim(name="merge", path=path, passed=True, message=_praise(checks))
-
-
-def _praise(checks: Sequence[TensorCheck]) -> str:
-    counts = Counter((each.is_updated, each.is_exact) for each in checks)
-    n_exact, n_rounded = counts[True, True], counts[True, False] + counts[False, False]
-    rounded = f", {n_rounded} within rounding" if n_rounded else ""
-    unchanged = f"{counts[False, True]} are as in the base"
-    return f"{n_exact} tensors are base plus update bit for bit{rounded}, {unchanged}"

@@ -4,16 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from loricate.adapters.adapter import Adapter
 from loricate.adapters.baked_files import BakedTensor
 from loricate.adapters.formats.merged import Merged
 from loricate.adapters.keys import BASE_DIGEST
-from loricate.basics.arrays import Array
-from loricate.integrity.digest import digest
+from loricate.integrity.digest import baked_digest
 from loricate.recipes._out import DtypeName, require_new, writing_to
 from loricate.recipes._sources import open_source
 
-__all__ = ["BASE_DIGEST", "BakeReport", "DtypeName", "bake", "baked_digest"]
+__all__ = ["BASE_DIGEST", "BakeReport", "DtypeName", "bake"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +102,3 @@ def bake(
         gain=gain,
         tensors=tensors,
     )
-
-
-def baked_digest(adapter: Adapter) -> str:
-    """Digest of everything that decides what an adapter adds to weights."""
-    tensors: dict[str, Array] = {}
-    for target, update in adapter.items():
-        factors = update.factors
-        tensors |= {f"{target}.{factors.scale!r}.{side}": getattr(factors, side) for side in "AB"}
-    return digest(tensors)

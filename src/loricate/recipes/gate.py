@@ -5,10 +5,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from loricate.basics.errors import HostileFileError
 from loricate.basics.spec import PixelLength, Radius, Spec
 from loricate.evaluation.verdict import Evidence, Thresholds, decide
 from loricate.records.io import RECORD_FILE, read_record
-from loricate.records.schema import RunRecord, Verdict
+from loricate.records.schema import Aggregate, RunRecord, Verdict
 
 __all__ = ["GateSpec", "gate"]
 
@@ -37,6 +38,8 @@ class GateSpec(Spec):
     epsilon: PixelLength | None = None
     trained_epsilon: PixelLength | None = None
 
+
+_SLACK: Final = 1e-6
 
 _MEANING: Final[Mapping[str, str]] = {
     "max_psnr_drop": "psnr_drop",
@@ -67,12 +70,39 @@ def gate(run: Path, spec: GateSpec | None = None) -> tuple[RunRecord, Verdict]:
         PrerequisiteError: There is no record.
         ConfigError: It does not follow the schema.
         UnsupportedError: It was written by a newer version.
+        HostileFileError: Its numbers cannot be those of a run.
     """
-    record = read_record(run.parent if run.name == RECORD_FILE else run)
+    folder = run.parent if run.name == RECORD_FILE else run
+    record = read_record(folder)
+    _require_believable(record, folder / RECORD_FILE)
     evidence = Evidence(
         aggregates=record.aggregates, checks=record.checks, integrity=record.integrity
     )
     return record, decide(evidence, _thresholds(spec or GateSpec(), record.verdict))
+
+
+def _require_believable(record: RunRecord, path: Path) -> None:
+    """Refuse intervals that no run leaves, before a whole one can be on the right side."""
+    for each in record.aggregates:
+        odd = [
+            what
+            for what, is_odd in (
+                (f"n is {each.n}", each.n < 0),
+                (f"the interval from {each.low:g} to {each.high:g} is none", each.low > each.high),
+                (f"{each.value:g} lies outside of its interval", _is_outside(each)),
+                (f"a level of {each.level:g}", not 0 < each.level < 1),
+            )
+            if is_odd
+        ]
+        if odd:
+            name = f"{each.metric} of {each.subject} under {each.attack}"
+            raise HostileFileError(path, reason=f"not a record to be believed, {name}: {odd[0]}")
+
+
+def _is_outside(each: Aggregate) -> bool:
+    # Ends are rounded on their own.
+    slack = _SLACK * max(abs(each.low), abs(each.high), abs(each.value))
+    return each.value < each.low - slack or each.value > each.high + slack
 
 
 def _thresholds(spec: GateSpec, judged: Verdict) -> Thresholds:

@@ -14,9 +14,9 @@ from loricate.adapters.restored_files import RestoredTensor, Unbaking, unbake_pa
 from loricate.adapters.undo import Undo, undo_path
 from loricate.adapters.weights import Weights
 from loricate.basics.errors import ConfigError, ConfigProblem, IntegrityError
+from loricate.integrity.digest import baked_digest
 from loricate.recipes._out import require_new, writing_to
 from loricate.recipes._sources import open_source
-from loricate.recipes.bake import baked_digest
 
 __all__ = ["UnbakeReport", "unbake"]
 

@@ -3,15 +3,17 @@
 from pathlib import Path
 
 from loricate.basics.errors import HostileFileError, UnsupportedError
+from loricate.integrity._base_model import open_base
 from loricate.integrity.manifest import MANIFEST, Manifest, read_manifest
+from loricate.integrity.merge_claims import merge_claims
 from loricate.integrity.verification import (
     Claim,
     Verification,
     base_claims,
     evidence_claims,
     file_claims,
-    merge_claims,
     signature_claims,
+    unlisted_claims,
 )
 from loricate.recipes.manifest import require_apart, survey
 
@@ -37,11 +39,14 @@ def verify(folder: Path, *, key: Path | None = None, base: Path | None = None) -
     """
     if key is not None:
         require_apart(key, folder, "that you trust: who made the folder chose the keys in it")
+    if base is not None:
+        open_base(base)  # so that nothing else is looked at for a base that is none
     stated, refusal = _stated(folder)
     found = survey(folder, strict=False)
     claims = [
         *signature_claims(folder, found.files, key),
         *(refusal or file_claims(stated, found.listed, found.contents)),
+        *unlisted_claims(folder),
         *evidence_claims(found.contents, found.files),
         *base_claims(found.contents, stated, base),
         *merge_claims(found.contents, found.files, base),

@@ -1,6 +1,7 @@
 """Signatures: whose they are, and every way in which a key or a bundle is no good."""
 
 import base64
+import hashlib
 import json
 import socket
 import sys
@@ -183,3 +184,18 @@ def _hint_of(public):
     import hashlib
 
     return hashlib.sha256(public.read_bytes()).hexdigest()
+
+
+def test_what_the_signer_left_out_is_named(folder, keys):
+    signing = pytest.importorskip("model_signing.signing")
+    hashing = pytest.importorskip("model_signing.hashing")
+    private, public = keys("theirs")
+    digests = {}
+    for name in ("a.txt", "left/weights.bin"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+        digests[name] = hashlib.sha256(name.encode()).hexdigest()
+    config = hashing.Config().set_ignored_paths(paths=[folder / "left", folder / SIGNATURE])
+    theirs = signing.Config().use_elliptic_key_signer(private_key=private)
+    theirs.set_hashing_config(config).sign(folder, folder / SIGNATURE)
+    assert verify_files(folder, digests, public) == ("left/weights.bin",)
