@@ -101,6 +101,35 @@ sys.exit(max(map(run, lines)))
     assert done.returncode == 0, done.stderr
 
 
+def test_files_are_scanned_verified_and_gated(tmp_path: Path) -> None:
+    done = _run(f"""
+from pathlib import Path
+import numpy as np
+from loricate import models
+from loricate.adapters.adapter import Adapter, Target, Update
+from loricate.adapters.files import save_adapter
+from loricate.cli.main import run
+from loricate.testing.records import write_made_up_run
+
+folder = Path({str(tmp_path)!r})
+target = Target("unet", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
+factors = (np.full((1, 192), 0.01, np.float32), np.full((192, 1), 0.01, np.float32))
+adapter = Adapter({{target: Update.from_factors(*factors)}})
+save_adapter(adapter, folder / "lora" / "lora.safetensors", form="kohya")
+write_made_up_run(folder / "run", pictures=0)
+lora, made, base = str(folder / "lora"), str(folder / "run"), str(models.path())
+codes = [
+    run(["scan", lora]),
+    run(["scan", lora, "--base", base, "--json"]),
+    run(["manifest", lora]),
+    run(["verify", lora, "--base", base]),
+    run(["gate", made]),
+]
+print([int(code) for code in codes])
+""")
+    assert done.stdout.splitlines()[-1] == "[0, 0, 0, 4, 4]", done.stderr
+
+
 def test_a_command_that_needs_torch_names_the_install_line() -> None:
     done = _run("""
 import click
