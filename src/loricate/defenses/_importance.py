@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loricate.surfaces.attach import LowRankUpdate
+from loricate.surfaces.gated import GatedUpdate
 
 __all__ = ["Importance"]
 
@@ -25,7 +26,7 @@ class Importance:
     robust one, and the signed sum over a component replaces the mean of absolute entries.
     """
 
-    def __init__(self, updates: Mapping[str, LowRankUpdate]) -> None:
+    def __init__(self, updates: Mapping[str, LowRankUpdate | GatedUpdate]) -> None:
         self._updates = updates
         self.level = {path: torch.zeros(u.rank) for path, u in updates.items()}
         self.spread = {path: torch.zeros(u.rank) for path, u in updates.items()}
@@ -58,7 +59,7 @@ class Importance:
             self.spread[path].copy_(state[f"spread.{path}"])
 
 
-def _sensitivity(update: LowRankUpdate) -> Tensor:
+def _sensitivity(update: LowRankUpdate | GatedUpdate) -> Tensor:
     total = torch.zeros(update.rank)
     if update.b.grad is not None:
         total += (update.b * update.b.grad).sum(0).abs().cpu()

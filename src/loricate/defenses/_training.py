@@ -19,6 +19,7 @@ from loricate.core.training import Observer, RankChoice, TrainingLog
 from loricate.defenses._importance import Importance
 from loricate.lowrank.budget import Budget
 from loricate.surfaces.attach import Attached
+from loricate.surfaces.gated import GatedAttached
 
 __all__ = ["Losses", "LossesOfStep", "Schedule", "Training", "identity"]
 
@@ -83,7 +84,7 @@ class Training:
         phase: Name given to the observer.
     """
 
-    attached: Attached
+    attached: Attached | GatedAttached
     schedule: Schedule
     budgets: tuple[Budget, Budget]
     losses: LossesOfStep
@@ -263,7 +264,11 @@ class Training:
 
 
 def identity(
-    spec: Spec, seed: int, images: Images, ranks: Mapping[str, int], attached: Attached
+    spec: Spec,
+    seed: int,
+    images: Images,
+    ranks: Mapping[str, int],
+    attached: Attached | GatedAttached,
 ) -> str:
     """Digest of all that decides a training; checkpoints of another are refused.
 

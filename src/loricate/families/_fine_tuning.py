@@ -13,12 +13,12 @@ from loricate.basics.errors import ConfigError, ConfigProblem, ShapeError
 from loricate.basics.seeds import derive_seed
 from loricate.core.domain import PIXELS, Domain
 from loricate.core.generators import Seeds, generators
-from loricate.core.shapes import Batch
+from loricate.core.shapes import Batch, PerSample
 from loricate.core.surrogate import FineTuneSettings, Readout, Surrogate
 from loricate.surfaces.attach import Attached, attach, target_layers
 from loricate.surfaces.gated import watched
 
-__all__ = ["Denoising", "FineTunedDenoiser", "attention_layers"]
+__all__ = ["Denoising", "DenoisingError", "FineTunedDenoiser", "attention_layers"]
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,43 @@ class Denoising:
         """The noise a prediction stands for."""
         if self.scheduler.config.prediction_type == "epsilon":
             return prediction
-        share = self.scheduler.alphas_cumprod.to(noisy)[timesteps].view(-1, 1, 1, 1)
+        share: Tensor = self.scheduler.alphas_cumprod.to(noisy)[timesteps].view(-1, 1, 1, 1)
         return share.sqrt() * prediction + (1 - share).sqrt() * noisy
+
+
+@final
+@dataclass(frozen=True)
+class DenoisingError:
+    """Mean squared error of a denoiser's prediction, as training descends it.
+
+    Args:
+        denoiser: As it stands, adapters included.
+        denoising: Noise levels and prediction type.
+        condition: Text embedding of each picture's prompt.
+    """
+
+    denoiser: nn.Module
+    denoising: Denoising
+    condition: Tensor
+
+    def __call__(self, latents: Tensor, rows: Tensor, seeds: Seeds) -> PerSample:
+        """Error of each sample.
+
+        Args:
+            latents: Clean latents of some pictures.
+            rows: Which pictures those are.
+            seeds: Seeds of noise and timestep, one a sample.
+        """
+        draws = self.denoising.draws(latents, seeds)
+        noisy = self.denoising.noisy(latents, draws)
+        prediction = self.predict(noisy, draws.timesteps, rows)
+        return (prediction - self.denoising.target(latents, draws)).flatten(1).pow(2).mean(1)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, rows: Tensor) -> Tensor:
+        """What the denoiser says, noise or velocity."""
+        condition = self.condition[rows]
+        output: Tensor = self.denoiser(noisy, timesteps, encoder_hidden_states=condition).sample
+        return output
 
 
 @final
@@ -108,7 +143,7 @@ class FineTunedDenoiser(Surrogate):
         self.denoiser = copy.deepcopy(denoiser)
         self.denoising = denoising
         self._encode = encode
-        self._condition = condition
+        self._error = DenoisingError(self.denoiser, denoising, condition)
         self._settings = settings
         self._readout = readout
         self._seed = seed
@@ -131,7 +166,7 @@ class FineTunedDenoiser(Surrogate):
         draws = self.denoising.draws(latents, seeds)
         noisy = self.denoising.noisy(latents, draws)
         with watched(self.denoiser) as gates:
-            prediction = self._predict(noisy, draws.timesteps, self._rows(x))
+            prediction = self._error.predict(noisy, draws.timesteps, self._rows(x))
         noise = self.denoising.noise_of(prediction, noisy, draws.timesteps)
         if self._readout == "residual":
             return noise - draws.noise
@@ -140,23 +175,21 @@ class FineTunedDenoiser(Surrogate):
         gate = gates.mean().view(-1, 1, 1, 1).expand_as(latents[:, :1])
         return torch.cat([gate, noise, latents], dim=1)
 
-    def loss(self, x: Batch, seeds: Seeds) -> Tensor:
-        """Mean squared error of the prediction for each sample, as fine-tuning descends it."""
-        with torch.no_grad():
-            latents = self._encode(x)
-            return self._loss(latents, self._rows(x), self.denoising.draws(latents, seeds))
+    @torch.no_grad()
+    def loss(self, x: Batch, seeds: Seeds) -> PerSample:
+        """Denoising error of each picture."""
+        return self._error(self._encode(x), self._rows(x), seeds)
 
     def adapt(self, x: Batch, seeds: Seeds) -> None:
         """Fine-tune for as many steps as the settings say, continuing where it left off."""
         with torch.no_grad():
             latents = self._encode(x)
-        condition = self._rows(x)
+        n = len(self._rows(x))
         for step in range(self._settings.steps):
             generator = torch.Generator().manual_seed(derive_seed(0, "tune", *seeds, step))
-            rows = _spread(len(x), self._settings.batch_size, generator)
+            rows = _spread(n, self._settings.batch_size, generator)
             row_seeds = torch.randint(2**62, (len(rows),), generator=generator).tolist()
-            draws = self.denoising.draws(latents[rows], row_seeds)
-            loss = self._loss(latents[rows], condition[rows], draws).mean()
+            loss = self._error(latents[rows], rows, row_seeds).mean()
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self._optimizer.step()
@@ -177,18 +210,10 @@ class FineTunedDenoiser(Surrogate):
         return self._attached.adapter(component)
 
     def _rows(self, x: Batch) -> Tensor:
-        if len(x) != len(self._condition):
-            raise ShapeError(f"{len(self._condition)} pictures, one a prompt", len(x), where="x")
-        return self._condition
-
-    def _loss(self, latents: Tensor, condition: Tensor, draws: Draws) -> Tensor:
-        noisy = self.denoising.noisy(latents, draws)
-        prediction = self._predict(noisy, draws.timesteps, condition)
-        return (prediction - self.denoising.target(latents, draws)).flatten(1).pow(2).mean(1)
-
-    def _predict(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        output: Tensor = self.denoiser(noisy, timesteps, encoder_hidden_states=condition).sample
-        return output
+        n = len(self._error.condition)
+        if len(x) != n:
+            raise ShapeError(f"{n} pictures, one a prompt", len(x), where="x")
+        return torch.arange(n)
 
 
 def attention_layers(module: nn.Module) -> tuple[str, ...]:

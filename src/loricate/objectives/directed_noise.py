@@ -41,8 +41,7 @@ class DirectedNoise(Objective):
 
     def reference(self, surface: Surface, x: Batch, seeds: Seeds) -> Tensor:
         """Latents of the pattern."""
-        target = LatentTarget(pattern=self.pattern, period=self.period).image(x)
-        return surface(target, seeds).chunk(2, dim=1)[1].detach()
+        return surface(self.target(x), seeds).chunk(2, dim=1)[1].detach()
 
     def value(self, output: Tensor, reference: Tensor) -> PerSample:
         """Minus the weighted squared distances."""
@@ -50,3 +49,7 @@ class DirectedNoise(Objective):
             (part - reference).flatten(1).pow(2).sum(1) for part in output.chunk(2, dim=1)
         )
         return -(noise + self.latent_weight * latents)
+
+    def target(self, x: Batch) -> Batch:
+        """The target picture, in the shape of ``x``."""
+        return LatentTarget(pattern=self.pattern, period=self.period).image(x)

@@ -62,6 +62,21 @@ class GatedUpdate(nn.Module):
         """Number of components of each branch."""
         return self.a.shape[0]
 
+    @property
+    def n_alive(self) -> int:
+        """As ``rank``: no component is ever dropped."""
+        return self.rank
+
+    @property
+    def n_parameters(self) -> int:
+        """Entries of the factors and of the gate."""
+        return sum(p.numel() for p in self.parameters())
+
+    def sizes(self) -> Tensor:
+        """Frobenius norm of each component of the first branch."""
+        columns, rows = self.b.detach().square().sum(0), self.a.detach().square().sum(1)
+        return (columns * rows).sqrt()
+
     def gate(self, x: Tensor) -> Tensor:
         """The gate of each token of a layer's input, in [0, 1]."""
         return self._gate(nn.functional.linear(nn.functional.linear(x, self.a), self.b))
@@ -305,28 +320,23 @@ def _fresh(weight: Tensor, rank: int, seed: int) -> GatedUpdate:
     generator = torch.Generator().manual_seed(seed)
     a = (2 * torch.rand(rank, d_in, generator=generator) - 1) * d_in**-0.5
     zero = torch.zeros(d_out, rank)
-    update = GatedUpdate(a, zero, zero.clone(), _mlp(d_out))
-    with torch.no_grad():
-        hidden, last = update.mlp[0], update.mlp[2]
-        hidden.weight.copy_(torch.randn(_HIDDEN, d_out, generator=generator) * d_out**-0.5)
-        last.weight.copy_(torch.randn(1, _HIDDEN, generator=generator) * _HIDDEN**-0.5)
-        hidden.bias.zero_()
-        last.bias.fill_(_CLOSED)
-    return update.to(weight.device)
+    mlp = nn.Sequential(
+        _linear(d_out, _HIDDEN, generator), nn.SiLU(), _linear(_HIDDEN, 1, generator, bias=_CLOSED)
+    )
+    return GatedUpdate(a, zero, zero.clone(), mlp).to(weight.device)
 
 
-def _mlp(d_out: int) -> nn.Sequential:
-    # Made without drawing: layers would take their first weights from the global generator.
-    hidden, last = nn.Linear(d_out, _HIDDEN, device="meta"), nn.Linear(_HIDDEN, 1, device="meta")
-    return nn.Sequential(hidden, nn.SiLU(), last).to_empty(device="cpu")
+@torch.no_grad()
+def _linear(d_in: int, d_out: int, generator: torch.Generator, bias: float = 0.0) -> nn.Linear:
+    # Made on meta: a layer would take its first weights from the global generator.
+    layer = nn.Linear(d_in, d_out, device="meta").to_empty(device="cpu")
+    layer.weight.copy_(torch.randn(d_out, d_in, generator=generator) * d_in**-0.5)
+    layer.bias.fill_(bias)
+    return layer
 
 
 def _read(module: nn.Module, layer: str, tensors: Mapping[str, Tensor]) -> GatedUpdate:
-    d_out, d_in = _weight(module, layer).shape
-    rank = len(tensors["a"])
-    update = GatedUpdate(
-        torch.zeros(rank, d_in), torch.zeros(d_out, rank), torch.zeros(d_out, rank), _mlp(d_out)
-    )
+    update = _fresh(_weight(module, layer), len(tensors.get("a", ())), seed=0).cpu()
     for name, wanted in update.state_dict().items():
         if name not in tensors or tensors[name].shape != wanted.shape:
             got = tuple(tensors[name].shape) if name in tensors else None
