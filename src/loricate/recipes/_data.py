@@ -11,7 +11,7 @@ from loricate.basics.errors import ConfigError, ConfigProblem
 from loricate.core.shapes import Images
 from loricate.evaluation.subjects import Pictures
 
-__all__ = ["calibration_images", "held_out_pictures"]
+__all__ = ["calibration_captions", "calibration_images", "held_out_pictures"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _HELD_OUT_SHARE = 5  # every fifth picture of a folder is held out
@@ -35,6 +35,18 @@ def calibration_images(model: Path, folder: Path | None, side: int) -> Images:
         return _shipped(model, "calibration")[0]
     files = [f for i, f in enumerate(_files(folder)) if i % _HELD_OUT_SHARE]
     return _read(files, folder, side)
+
+
+def calibration_captions(model: Path) -> tuple[str, ...]:
+    """Captions of the model's calibration pictures, each once.
+
+    Args:
+        model: Folder of an embedded model.
+
+    Raises:
+        ConfigError: The model brings no pictures.
+    """
+    return tuple(dict.fromkeys(_shipped(model, "calibration")[1]))
 
 
 def held_out_pictures(model: Path, folder: Path | None, side: int) -> Pictures:
