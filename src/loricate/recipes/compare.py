@@ -9,7 +9,7 @@ from loricate.basics.errors import ConfigError, ConfigProblem, nearest
 from loricate.evaluation.aggregates import worst_case
 from loricate.evaluation.statistics import holm, mcnemar_exact
 from loricate.records.io import read_record, read_rows
-from loricate.records.names import NO_ATTACK, STRONGEST, Metrics
+from loricate.records.names import BASE, NO_ATTACK, STRONGEST, Metrics
 from loricate.records.schema import Aggregate, RunRecord, SampleRow
 
 __all__ = ["MAIN_METRICS", "Column", "Comparison", "Condition", "Difference", "Paired", "compare"]
@@ -22,7 +22,6 @@ MAIN_METRICS = (
 )
 """What is shown unless other metrics are asked for."""
 
-_BASE = "base"
 _HARDENED = "hardened"
 _SHARED_SETTINGS = ("model", "images", "judge", "seed", "plan")
 _PAIRED_SETTINGS = ("model", "images", "seed")
@@ -187,7 +186,7 @@ def _columns(records: Mapping[str, RunRecord], subjects: Sequence[str]) -> tuple
         _require_known("subject", subjects, (s for found in present.values() for s in found))
     chosen = []
     for index, (name, found) in enumerate(present.items()):
-        usual = found if len(records) == 1 else [_BASE, _HARDENED] if index == 0 else [_HARDENED]
+        usual = found if len(records) == 1 else [BASE, _HARDENED] if index == 0 else [_HARDENED]
         chosen += [Column(name, each) for each in subjects or usual if each in found]
     return tuple(chosen)
 

@@ -3,6 +3,7 @@
 from typing import Final
 
 __all__ = [
+    "BASE",
     "CONTROLS",
     "NO_ATTACK",
     "NO_OBJECTIVE",
@@ -16,11 +17,14 @@ __all__ = [
     "epsilon_text",
 ]
 
+BASE: Final = "base"
+"""The undefended model."""
+
 CONTROLS: Final = ("control_plain", "control_noise", "control_truncation", "control_full")
 PARTS: Final = ("part_adapter", "part_preprocessing")
 """The adapter without its preprocessing, and the preprocessing without the adapter."""
 
-SUBJECTS: Final = ("base", "hardened", *PARTS, *CONTROLS)
+SUBJECTS: Final = (BASE, "hardened", *PARTS, *CONTROLS)
 
 NO_ATTACK: Final = "none"
 """Attack of an aggregate measured on clean inputs; its epsilon is 0."""
@@ -48,6 +52,9 @@ class Metrics:
     EDIT_SSIM: Final = "edit_ssim"
     GENERATION_SSIM: Final = "generation_ssim"
     ALIGNMENT: Final = "prompt_alignment"
+    EMBEDDING_SHIFT: Final = "embedding_shift"
+    PROMPT_SUCCESS: Final = "prompt_attack_success_rate"
+    GENERATION_ALIGNMENT: Final = "generation_alignment"
     DRIFT_REDUCTION: Final = "latent_drift_reduction"
     SUCCESS_REDUCTION: Final = "edit_attack_success_reduction"
     PSNR_LOSS: Final = "reconstruction_psnr_loss"

@@ -11,7 +11,7 @@ from loricate.report.words import metric_label, plain
 
 __all__ = ["Matrix", "MatrixRow", "matrices"]
 
-_HARMS: Final = (Metrics.ATTACK_SUCCESS,)
+_HARMS: Final = (Metrics.ATTACK_SUCCESS, Metrics.PROMPT_SUCCESS, Metrics.EMBEDDING_SHIFT)
 """Metrics that grow with the success of an attack."""
 
 _COSTS: Final = (Metrics.PSNR, Metrics.LATENT_DRIFT, Metrics.ALIGNMENT)

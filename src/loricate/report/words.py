@@ -75,6 +75,65 @@ CHECKS: Final = {
         question="Does an attacked picture leave its budget once rounded to 8 bits?",
         remedy="A fault of the harness, not of the model: do not trust this run, and report it.",
     ),
+    "active_test": CheckMeaning(
+        question="Does the attack miss a weakness that was planted behind everything deployed?",
+        remedy="The attack cannot see through the preprocessing. Look at the declared backward "
+        "pass, and average over more draws.",
+    ),
+    "gradient_mismatch": CheckMeaning(
+        question="Does the gradient differ from central differences in float64?",
+        remedy="Part of the path detaches, rounds or replaces its gradient without saying so.",
+    ),
+    "vanishing_gradient": CheckMeaning(
+        question="Does the first gradient promise next to nothing?",
+        remedy="Look for saturation on the way, and change the objective or its scale.",
+    ),
+    "rough_loss": CheckMeaning(
+        question="Does the objective jump on the line from the clean to the attacked picture?",
+        remedy="Gradients lead nowhere on such a surface: use a smoother surrogate backward, or "
+        "attacks without gradients.",
+    ),
+    "knowledge_order": CheckMeaning(
+        question="Does transfer or noise do more than the white box?",
+        remedy="The white-box attack is being masked, or was not run to its end.",
+    ),
+    "gradient_free_beats_gradient": CheckMeaning(
+        question="Does an attack without gradients do more than the one with them?",
+        remedy="The gradient is masked. Judge the defense by the stronger of the two.",
+    ),
+    "single_step_beats_iterative": CheckMeaning(
+        question="Does one step do more than many?",
+        remedy="The iterative attack is stuck: sweep its step size and add restarts.",
+    ),
+    "survives_any_budget": CheckMeaning(
+        question="Does a sample resist even without a budget?",
+        remedy="With any picture allowed, any encoding can be reached: the attack is broken.",
+    ),
+    "step_curve": CheckMeaning(
+        question="Did more steps gain less, or do they still gain at the end of the curve?",
+        remedy="Run the attack that evaluates for as many steps as the curve needs to be flat.",
+    ),
+    "eot_curve": CheckMeaning(
+        question="Did more averaged draws gain less, or do they still gain at the end?",
+        remedy="Average over as many draws as the curve needs to be flat.",
+    ),
+    "radius_curve": CheckMeaning(
+        question="Did a larger radius gain less?",
+        remedy="The attack is stuck at the larger radius: scale its steps, and add restarts.",
+    ),
+    "unseen_conditions": CheckMeaning(
+        question="Is the gain lost at a radius or a norm that training has not seen?",
+        remedy="The defense fits the attack of its training. Quote the gain at the unseen "
+        "conditions.",
+    ),
+    "resubmission": CheckMeaning(
+        question="Does handing in the same picture again and again gain much?",
+        remedy="Quote the worst of several submissions beside the single run.",
+    ),
+    "seed_dependence": CheckMeaning(
+        question="Do runs of the attack with other seeds end differently?",
+        remedy="Add restarts, and quote the best of them.",
+    ),
 }
 
 PICTURE_COLUMNS: Final = {
@@ -105,6 +164,9 @@ _METRICS: Final = {
     Metrics.EDIT_SSIM: "SSIM to the clean edit",
     Metrics.GENERATION_SSIM: "SSIM of generated pictures to the base's",
     Metrics.ALIGNMENT: "Prompt alignment",
+    Metrics.EMBEDDING_SHIFT: "Shift of the hidden states of a prompt, in spreads",
+    Metrics.PROMPT_SUCCESS: "Prompt attack success rate",
+    Metrics.GENERATION_ALIGNMENT: "Agreement of generated pictures with the clean prompt",
     Metrics.DRIFT_REDUCTION: "Latent drift, base over hardened, paired",
     Metrics.SUCCESS_REDUCTION: "Edit attack success, base minus hardened, paired",
     Metrics.PSNR_LOSS: "Reconstruction PSNR, base minus hardened, paired",
@@ -148,7 +210,9 @@ def percent(value: float) -> str:
 
 _UNITS: Final = {
     Metrics.ATTACK_SUCCESS: (100.0, " %"),
+    Metrics.PROMPT_SUCCESS: (100.0, " %"),
     Metrics.ALIGNMENT: (100.0, " %"),
+    Metrics.GENERATION_ALIGNMENT: (100.0, " %"),
     Metrics.PSNR: (1.0, " dB"),
 }
 

@@ -1,0 +1,170 @@
+"""Several defenses as one: trained one after the other, deployed and attacked together."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from loricate.basics.errors import ConfigProblem
+from loricate.basics.registry import key_of
+from loricate.basics.spec import Spec
+from loricate.core.defense import InputDefense
+from loricate.core.family import Component, Family
+from loricate.core.shapes import Images
+from loricate.core.training import Observer
+from loricate.defenses._adapter_defense import AdapterDefense
+from loricate.defenses._prompt_target import PromptTarget
+from loricate.defenses._target import Target, Trained
+from loricate.defenses.leaf_lora import LeafLora
+from loricate.evaluation.subjects import Subject
+from loricate.surfaces.defended import defended
+
+__all__ = ["Built", "Material", "Strategy", "build"]
+
+_ROOM = 3  # tokens an attack may add to a caption in training
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Strategy(Spec):
+    """Defenses that are deployed together.
+
+    Preprocessing stands in front of the encoder in the order given, adapters on their parts; an
+    adapter of the encoder is trained behind the preprocessing, as it will be attacked.
+
+    Args:
+        defense: At most one adapter for each part of the pipeline.
+    """
+
+    defense: tuple[InputDefense | AdapterDefense | LeafLora, ...]
+
+    @property
+    def preprocessing(self) -> tuple[InputDefense, ...]:
+        """What stands in front."""
+        return tuple(part for part in self.defense if isinstance(part, InputDefense))
+
+    @property
+    def adapters(self) -> tuple[AdapterDefense | LeafLora, ...]:
+        """What is trained."""
+        return tuple(part for part in self.defense if not isinstance(part, InputDefense))
+
+    def inconsistencies(self) -> Iterable[ConfigProblem]:
+        """Two adapters for one part: the second would be trained on the first."""
+        components = [_component(part) for part in self.adapters]
+        for component in {each for each in components if components.count(each) > 1}:
+            expected = f"one adapter for {component}"
+            names = ", ".join(key_of(type(part)) for part in self.adapters)
+            yield ConfigProblem(key="defense", expected=expected, got=names)
+
+
+@final
+@dataclass(frozen=True)
+class Material:
+    """What adapters are trained on; nothing of it is evaluated with.
+
+    Args:
+        images: Calibration pictures in [0, 1].
+        captions: Calibration prompts, each once.
+    """
+
+    images: Images
+    captions: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Built:
+    """A strategy on its pipeline.
+
+    Args:
+        subject: The pipeline as deployed.
+        trained: The updates of each part.
+    """
+
+    subject: Subject
+    trained: Mapping[Component, Trained]
+
+
+def build(
+    name: str,
+    strategy: Strategy,
+    base: Family,
+    material: Material,
+    *,
+    seed: int,
+    observe: Observer,
+    folder: Path,
+) -> Built:
+    """Train the adapters of a strategy on copies of their parts.
+
+    Args:
+        name: What the record calls the result.
+        strategy: What is deployed.
+        base: The undefended pipeline, which is not written to.
+        material: What to train on.
+        seed: Seed of every draw.
+        observe: Told about every step.
+        folder: Holds the checkpoints, from which a killed run continues.
+
+    Returns:
+        The pipeline, its adapters attached.
+    """
+    family, trained = base, dict[Component, Trained]()
+    inputs = tuple(part.bind(base) for part in strategy.preprocessing)  # until it is hardened
+    for part in strategy.adapters:
+        component = _component(part)
+        family = family.with_module(component, copy.deepcopy(family.module(component)))
+        job = _Job(part, family, inputs, material, seed, observe)
+        trained[component] = job.run(f"{name}: {component}", folder / f"{name}-{component}")
+    deployed = tuple(part.bind(family) for part in strategy.preprocessing)
+    return Built(Subject(name, family, deployed), trained)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One adapter, on a copy of its part."""
+
+    part: AdapterDefense | LeafLora
+    family: Family
+    inputs: tuple[InputDefense, ...]
+    material: Material
+    seed: int
+    observe: Observer
+
+    def run(self, phase: str, checkpoint: Path) -> Trained:
+        path = checkpoint.with_suffix(".safetensors")
+        if isinstance(self.part, LeafLora):
+            return self._on_prompts(self.part, phase, path)
+        return self.part.train(
+            self._target(),
+            self.material.images,
+            seed=self.seed,
+            observe=self.observe,
+            checkpoint=path,
+            phase=phase,
+        )
+
+    def _target(self) -> Target:
+        surface = defended(self.family.vae_posterior(), self.inputs)
+        return Target(self.family.vae, surface, self.family.encoder_prefixes)
+
+    def _on_prompts(self, part: LeafLora, phase: str, path: Path) -> Trained:
+        captions = self.material.captions
+        whole = self.family.text_encoder()
+        longest = max(map(whole.n_tokens, captions)) + _ROOM + part.edits
+        # Places behind every caption are the same for all of them, and cost as much as the rest.
+        window = min(longest, whole.max_tokens)
+        surface = self.family.text_encoder(window=window + 2)
+        return part.train(
+            PromptTarget(self.family.module("text_encoder"), surface),
+            captions,
+            seed=self.seed,
+            observe=self.observe,
+            checkpoint=path,
+            phase=phase,
+        )
+
+
+def _component(part: AdapterDefense | LeafLora) -> Component:
+    return "text_encoder" if isinstance(part, LeafLora) else "vae"
