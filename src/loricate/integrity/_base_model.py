@@ -1,5 +1,6 @@
 """The model an adapter is for, as checks of the adapter look at it."""
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from loricate.adapters.names import canonical
 from loricate.adapters.slots import Slot, slots_of
 from loricate.adapters.weights import StoredArray, Weights, open_model
 from loricate.basics.errors import HostileFileError, PrerequisiteError
+from loricate.integrity._base_spectrum import frobenius_norm
 from loricate.integrity.digest import digest
 
 __all__ = ["Base", "open_base"]
@@ -31,6 +33,7 @@ class Base:
         self.folder = folder
         self._parts = open_base(folder)
         self._digests: dict[str, str] = {}
+        self._norms: dict[tuple[str, str], float] = {}
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -50,6 +53,13 @@ class Base:
         """Shape of the weight of a module, or ``None`` where there is no such module."""
         slot = self._slots.get(component, {}).get(module)
         return None if slot is None else slot.shape(self._parts[component])
+
+    def norm(self, component: str, module: str) -> float:
+        """Frobenius norm of the weight of a module, NaN where there is no such module."""
+        if (component, module) not in self._norms:
+            weight = self.weight(component, module)
+            self._norms[component, module] = math.nan if weight is None else frobenius_norm(weight)
+        return self._norms[component, module]
 
     def digest(self, component: str) -> str | None:
         """Digest of all tensors of a part, or ``None`` where there is no such part."""

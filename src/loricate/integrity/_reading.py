@@ -1,5 +1,6 @@
 """What rules read of a file; what cannot be read is raised, and thereby not verified."""
 
+import math
 from collections.abc import Collection
 
 from loricate.adapters.adapter import Adapter, Target
@@ -11,7 +12,7 @@ from loricate.integrity._base_model import Base
 from loricate.integrity.features import Features
 from loricate.integrity.subject import Subject
 
-__all__ = ["adapter_of", "features_of", "fits", "owner_of", "tensors_of", "weights_of"]
+__all__ = ["adapter_of", "features_of", "fits", "norms_of", "owner_of", "tensors_of", "weights_of"]
 
 
 def tensors_of(subject: Subject) -> TensorFile:
@@ -47,6 +48,22 @@ def features_of(subject: Subject) -> Features | None:
     return None if adapter_of(subject) is None else subject.features
 
 
+def norms_of(adapter: Adapter, base: Base) -> dict[Target, float]:
+    """Frobenius norms of the weights that the updates fit and that have one above 0.
+
+    Args:
+        adapter: Updates, of a component that the base calls by another name or does not name.
+        base: The base.
+    """
+    owners = _owners(adapter, base)
+    norms = {
+        target: base.norm(owners[target.component], target.module)
+        for target in weights_of(adapter, base)
+    }
+    # Beside a weight of zeros everything is out of proportion, which says nothing.
+    return {target: norm for target, norm in norms.items() if 0 < norm < math.inf}
+
+
 def weights_of(adapter: Adapter, base: Base) -> dict[Target, StoredArray]:
     """Weights of the base that the updates fit, read when they are looked at.
 
@@ -54,16 +71,20 @@ def weights_of(adapter: Adapter, base: Base) -> dict[Target, StoredArray]:
         adapter: Updates, of a component that the base calls by another name or does not name.
         base: The base.
     """
-    owners = {
-        component: owner_of(component, adapter.modules(component), base)
-        for component in adapter.components
-    }
+    owners = _owners(adapter, base)
     found = {}
     for target, update in adapter.items():
         weight = base.weight(owners[target.component], target.module)
         if weight is not None and weight.size > 0 and fits(weight.shape, update.weight_shape):
             found[target] = weight
     return found
+
+
+def _owners(adapter: Adapter, base: Base) -> dict[str, str]:
+    return {
+        component: owner_of(component, adapter.modules(component), base)
+        for component in adapter.components
+    }
 
 
 def owner_of(component: str, modules: Collection[str], base: Base) -> str:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from loricate.adapters.adapter import Target
 from loricate.adapters.weights import StoredArray
-from loricate.integrity._base_spectrum import as_matrix, frobenius_norm, spectral_norm
-from loricate.integrity._reading import adapter_of, features_of, weights_of
+from loricate.integrity._base_spectrum import as_matrix, spectral_norm
+from loricate.integrity._reading import adapter_of, features_of, norms_of, weights_of
 from loricate.integrity._statistics import families_of, robust_z
 from loricate.integrity.features import Features
 from loricate.integrity.finding import Finding, NotVerified, Severity
@@ -68,13 +68,19 @@ class NormOutlier(Rule):
             why = "sizes relative to the weights need the base model: --base MODEL"
             yield self.not_verified(subject, why)
         else:
-            yield from self._against_base(subject, found, weights_of(adapter, subject.base))
+            weights = weights_of(adapter, subject.base)
+            norms = norms_of(adapter, subject.base)
+            sizes = np.array([norms.get(target, math.nan) for target in found.targets])
+            yield from self._against_base(subject, found, weights, sizes)
         yield from self._within(subject, found)
 
     def _against_base(
-        self, subject: Subject, found: Features, weights: Mapping[Target, StoredArray]
+        self,
+        subject: Subject,
+        found: Features,
+        weights: Mapping[Target, StoredArray],
+        sizes: Float[np.ndarray, " n_modules"],
     ) -> Iterator[Finding | NotVerified]:
-        sizes = np.array([_norm(weights.get(target)) for target in found.targets])
         if n_lacking := int(np.sum(np.isnan(sizes))):
             yield self.not_verified(subject, f"{n_lacking} updates fit no weight of the base")
         relative = found.column("frobenius") / sizes
@@ -139,12 +145,6 @@ class NormOutlier(Rule):
                 z=float(z),
                 family=family,
             )
-
-
-def _norm(weight: StoredArray | None) -> float:
-    size = math.nan if weight is None else frobenius_norm(weight)
-    # Beside a weight of zeros everything is out of proportion, which says nothing.
-    return size if math.isfinite(size) and size > 0 else math.nan
 
 
 def _side(weight: StoredArray | None) -> int:

@@ -1,6 +1,5 @@
 """Updates that take the weights away which they are added to."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, final
@@ -9,8 +8,8 @@ import numpy as np
 
 from loricate.adapters.adapter import Target
 from loricate.adapters.weights import StoredArray
-from loricate.integrity._base_spectrum import as_matrix, frobenius_norm
-from loricate.integrity._reading import adapter_of, features_of, weights_of
+from loricate.integrity._base_spectrum import as_matrix
+from loricate.integrity._reading import adapter_of, features_of, norms_of, weights_of
 from loricate.integrity.finding import Finding, NotVerified, Severity
 from loricate.integrity.rule import Rule
 from loricate.integrity.subject import Content, Subject
@@ -95,13 +94,12 @@ class WeightReplaced(Rule):
         adapter, found = adapter_of(subject), features_of(subject)
         if adapter is None or found is None or subject.base is None:
             return []
-        weights = weights_of(adapter, subject.base)
-        suspects = []
-        for target, norm in zip(found.targets, found.column("frobenius"), strict=True):
-            size = frobenius_norm(weights[target]) if target in weights else 0.0
-            if 0 < size < math.inf and norm >= self.share * size:
-                factors = adapter[target].factors
-                suspects.append(_Suspect(target, factors, weights[target], float(norm / size)))
+        sizes, weights = norms_of(adapter, subject.base), weights_of(adapter, subject.base)
+        suspects = [
+            _Suspect(target, adapter[target].factors, weights[target], float(norm / sizes[target]))
+            for target, norm in zip(found.targets, found.column("frobenius"), strict=True)
+            if target in sizes and norm >= self.share * sizes[target]
+        ]
         return sorted(suspects, key=lambda each: -each.relative)
 
     def _is_drowned(self, suspect: _Suspect) -> bool:
