@@ -9,14 +9,19 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
+from loricate.basics.errors import UnsupportedError
 from loricate.basics.spec import Count, Fraction01, Radius, Spec
 from loricate.core.generators import Seeds
+from loricate.core.inpainting import Masks, around_the_middle, standard_masks
 from loricate.core.prompt_surface import PromptSurface
 from loricate.core.shapes import Images
 from loricate.core.surface import Surface
 from loricate.core.surrogate import FineTuneSettings, Readout, Surrogate
 
-__all__ = ["Component", "EditSettings", "Family"]
+__all__ = ["Component", "EditSettings", "Family", "Jacobian"]
+
+Jacobian = Literal["exact", "shortcut"]
+"""Whether a backward pass goes through the denoiser, or takes it to be the identity."""
 
 Component = Literal["vae", "text_encoder", "unet"]
 """Parts of a pipeline that adapters attach to, by the names diffusers gives them."""
@@ -97,6 +102,67 @@ class Family(ABC):
     @abstractmethod
     def edit(self, prompts: Sequence[str], settings: EditSettings) -> Surface:
         """Pixels to edited pixels; the sampler's noise comes from the seeds."""
+
+    @abstractmethod
+    def inpaint(self, prompts: Sequence[str], masks: Masks, settings: EditSettings) -> Surface:
+        """Pixels to pictures repainted inside their masks."""
+
+    @abstractmethod
+    def denoiser(self, prompts: Sequence[str], *, jacobian: Jacobian = "exact") -> Surface:
+        """Pixels to predicted noise minus noise; noise and timestep come from the seeds."""
+
+    @abstractmethod
+    def latent_and_residual(self, prompts: Sequence[str]) -> Surface:
+        """Pixels to latents and what ``denoiser`` yields, half of the channels each."""
+
+    @abstractmethod
+    def early_denoiser(
+        self, prompts: Sequence[str], settings: EditSettings, *, masks: Masks | None = None
+    ) -> Surface:
+        """Pixels to the noise predicted where the sampler begins.
+
+        Args:
+            prompts: One a picture.
+            settings: Sampler and strength.
+            masks: What an edit may repaint, one drawn a sample; ``None`` is image to image.
+        """
+
+    def surface(self, kind: str, prompts: Sequence[str], settings: EditSettings) -> Surface:
+        """The surface an objective on pictures reads.
+
+        Args:
+            kind: Its ``surface_kind``.
+            prompts: One a picture.
+            settings: Sampler inside the graph, where there is one.
+
+        Returns:
+            A surface of this pipeline, with masks around the middle where it repaints.
+
+        Raises:
+            UnsupportedError: Pictures have no such surface.
+        """
+        side, n = self.image_size, len(prompts)
+        match kind:
+            case "vae_encoder":
+                return self.vae_encoder()
+            case "vae":
+                return self.autoencoder()
+            case "edit":
+                return self.edit(prompts, settings)
+            case "inpaint":
+                return self.inpaint(prompts, around_the_middle(n, side), settings)
+            case "denoiser":
+                return self.denoiser(prompts)
+            case "denoiser_shortcut":
+                return self.denoiser(prompts, jacobian="shortcut")
+            case "latent_and_residual":
+                return self.latent_and_residual(prompts)
+            case "early_denoiser":
+                return self.early_denoiser(prompts, settings)
+            case "early_inpaint":
+                return self.early_denoiser(prompts, settings, masks=standard_masks(side))
+        hint = "prompts and training data are attacked by other means; see loricate ls"
+        raise UnsupportedError("an attack on pictures", by=f"the surface {kind!r}", hint=hint)
 
     @abstractmethod
     def text_encoder(self, *, window: int | None = None) -> PromptSurface:

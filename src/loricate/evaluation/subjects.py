@@ -94,14 +94,7 @@ class Subject:
         self, objective: Objective, prompts: Sequence[str], settings: EditSettings
     ) -> Surface:
         """Everything deployed, up to where an objective looks."""
-        match objective.surface_kind:
-            case "vae_encoder":
-                inner = self.family.vae_encoder()
-            case "vae":
-                inner = self.family.autoencoder()
-            case _:
-                inner = self.family.edit(prompts, settings)
-        return self._behind(inner)
+        return self._behind(self.family.surface(objective.surface_kind, prompts, settings))
 
     @torch.no_grad()
     def latents(self, images: Images, seeds: Sequence[int]) -> Tensor:

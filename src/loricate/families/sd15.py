@@ -1,22 +1,27 @@
 """Stable Diffusion 1.x, and the embedded model of the same anatomy."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, final
+from threading import Lock
+from typing import Final, Self, final
 
 import torch
 from torch import Tensor, nn
 
 from loricate.basics.errors import PrerequisiteError, ShapeError
 from loricate.core.domain import PIXELS, Domain
-from loricate.core.family import Component, EditSettings, Family
+from loricate.core.family import Component, EditSettings, Family, Jacobian
 from loricate.core.generators import Seeds, generators
+from loricate.core.inpainting import Masks
 from loricate.core.prompt_surface import PromptSurface
 from loricate.core.shapes import Batch, Images
 from loricate.core.surface import Surface
 from loricate.core.surrogate import FineTuneSettings, Readout
-from loricate.families._fine_tuning import Denoising, FineTunedDenoiser
+from loricate.families._denoiser import DenoiserSurface, EarlyDenoiserSurface
+from loricate.families._fine_tuning import Denoising, DenoisingError, FineTunedDenoiser
+from loricate.families._inpaint import InpaintSurface
 from loricate.families._prompts import GenerationSurface, TextEncoderSurface, denoising_surface
 from loricate.families._quiet import quiet
 from loricate.surfaces.module import ModuleSurface
@@ -27,6 +32,8 @@ with quiet():  # diffusers asks for torchvision when it is first imported, and d
     from loricate.families._tiny import tiny_pipeline
 
 __all__ = ["SD15"]
+
+_TOKENIZING: Final = Lock()  # a fast tokenizer refuses two threads at a time
 
 
 @final
@@ -120,6 +127,28 @@ class SD15(Family):
         with torch.no_grad():
             return EditSurface(self, self._condition(prompts, settings), settings)
 
+    def inpaint(self, prompts: Sequence[str], masks: Masks, settings: EditSettings) -> Surface:
+        """Repainting with one prompt and one mask a sample."""
+        with torch.no_grad():
+            return InpaintSurface(self, self._condition(prompts, settings), masks, settings)
+
+    def denoiser(self, prompts: Sequence[str], *, jacobian: Jacobian = "exact") -> Surface:
+        """Predicted noise minus noise, with one prompt a sample."""
+        with torch.no_grad():
+            return DenoiserSurface(self, self._embed(list(prompts)), jacobian)
+
+    def latent_and_residual(self, prompts: Sequence[str]) -> Surface:
+        """Latents, then predicted noise minus noise."""
+        with torch.no_grad():
+            return DenoiserSurface(self, self._embed(list(prompts)), with_latents=True)
+
+    def early_denoiser(
+        self, prompts: Sequence[str], settings: EditSettings, *, masks: Masks | None = None
+    ) -> Surface:
+        """Noise predicted at the first step, without guidance."""
+        with torch.no_grad():
+            return EarlyDenoiserSurface(self, self._embed(list(prompts)), settings, masks)
+
     def text_encoder(self, *, window: int | None = None) -> PromptSurface:
         """Prompts to final hidden states."""
         return TextEncoderSurface(self, window)
@@ -152,6 +181,12 @@ class SD15(Family):
             readout=readout,
             seed=seed,
         )
+
+    def denoising_error(self, prompts: Sequence[str]) -> DenoisingError:
+        """Error of the denoiser on pictures with these prompts."""
+        with torch.no_grad():
+            condition = self._embed(list(prompts))
+        return DenoisingError(self.pipe.unet, Denoising(self._scheduler), condition)
 
     def denoiser_features(self, latents: Tensor) -> Tensor:
         """Output of the first residual block, at timestep 0."""
@@ -205,23 +240,30 @@ class SD15(Family):
         return torch.cat([self._embed([""]).expand_as(given), given])
 
     def _embed(self, prompts: list[str]) -> Tensor:
-        tokens = self.pipe.tokenizer(
-            prompts,
-            padding="max_length",
-            truncation=True,
-            max_length=self.pipe.tokenizer.model_max_length,
-            return_tensors="pt",
-        )
+        with _TOKENIZING:
+            tokens = self.pipe.tokenizer(
+                prompts,
+                padding="max_length",
+                truncation=True,
+                max_length=self.pipe.tokenizer.model_max_length,
+                return_tensors="pt",
+            )
         hidden: Tensor = self.pipe.text_encoder(tokens.input_ids.to(self.pipe.device))[0]
         return hidden
 
     def _denoise(self, z: Tensor, condition: Tensor, settings: EditSettings, first: int) -> Tensor:
         """The sampler from its ``first`` step on; DDIM without added noise."""
-        self._scheduler.set_timesteps(settings.num_inference_steps)
-        for timestep in self._scheduler.timesteps[first:].tolist():
+        sampler = self._sampler(settings)
+        for timestep in sampler.timesteps[first:].tolist():
             prediction = self._predict(z, timestep, condition, settings)
-            z = self._scheduler.step(prediction, timestep, z).prev_sample
+            z = sampler.step(prediction, timestep, z).prev_sample
         return z
+
+    def _sampler(self, settings: EditSettings) -> DDIMScheduler:
+        """A scheduler of its own for each call: it keeps its timesteps, and threads differ."""
+        sampler = copy.copy(self._scheduler)
+        sampler.set_timesteps(settings.num_inference_steps)
+        return sampler
 
     def _predict(self, z: Tensor, timestep: int, condition: Tensor, s: EditSettings) -> Tensor:
         copies = len(condition) // len(z)  # 2 with guidance
@@ -266,10 +308,10 @@ class EditSurface(Surface):
         family, settings = self.family, self.settings
         z = family._encode(x)
         first = settings.num_inference_steps - int(settings.num_inference_steps * settings.strength)
-        family._scheduler.set_timesteps(settings.num_inference_steps)
         if first < settings.num_inference_steps:
-            start = family._scheduler.timesteps[first : first + 1]
-            z = family._scheduler.add_noise(z, family._noise(z.shape[1:], seeds), start)
+            sampler = family._sampler(settings)
+            start = sampler.timesteps[first : first + 1]
+            z = sampler.add_noise(z, family._noise(z.shape[1:], seeds), start)
             z = family._denoise(z, self.condition, settings, first)
         edited = family._decode(z)
         # Saturated pixels keep a gradient: an attacker would not let the clamp hide it.

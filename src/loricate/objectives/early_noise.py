@@ -1,7 +1,7 @@
 """Inflate the noise predicted at the first step of an edit."""
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Literal, final
 
 from torch import Tensor
 
@@ -21,12 +21,20 @@ class EarlyNoise(Objective):
     One pass of the denoiser a step, and no noise to compare with: an edit that starts wrong does
     not recover. Where the surface repaints, its masks are drawn with the seeds, so average several.
 
+    Args:
+        task: ``"edit"`` is image to image; ``"inpaint"`` averages over several masks.
+
     Source: DiffusionGuard, Choi et al. 2025 [diffusionguard2025], equation 4. Deviates: edits of
     less than full strength begin below the last timestep, where pictures are still seen; and masks
     are drawn, not grown from one.
     """
 
-    surface_kind: ClassVar[str] = "early_denoiser"
+    task: Literal["edit", "inpaint"] = "edit"
+
+    @property
+    def surface_kind(self) -> str:  # type: ignore[override]
+        """The first step of the task."""
+        return "early_denoiser" if self.task == "edit" else "early_inpaint"
 
     def reference(self, surface: Surface, x: Batch, seeds: Seeds) -> Tensor:
         """Nothing."""
