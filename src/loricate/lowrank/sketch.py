@@ -15,8 +15,10 @@ from loricate.basics.arrays import (
     to_numpy,
     tolerance,
     unit_roundoff,
+    upcast,
 )
 from loricate.basics.errors import NumericalError
+from loricate.lowrank._thin import cholesky_basis
 from loricate.lowrank.factors import LowRank
 from loricate.lowrank.rules import EnergyRank, FixedRank, RankRule
 from loricate.lowrank.svd import SVD, full_svd, require_matrix
@@ -24,8 +26,8 @@ from loricate.lowrank.svd import SVD, full_svd, require_matrix
 __all__ = ["Certificate", "Sketch", "certified_svd", "randomized_svd"]
 
 # Probes behind the spectral bound: it fails with probability _FACTOR ** -_PROBES == 2 ** -20.
-_PROBES = 20
-_FACTOR = 2.0
+_PROBES = 16
+_FACTOR = 2.0 ** (20 / _PROBES)
 # Matrices with a largest entry beyond 2 to this power are scaled first.
 _MODERATE = 20
 _MIXES = (0.01, 0.1, 0.3, 1.0, 10.0)
@@ -89,13 +91,13 @@ def certified_svd(
         ShapeError: ``weight`` is not a matrix.
         NumericalError: ``weight`` holds NaN or infinity, or its norm overflows.
     """
-    width, power = _first_width(rule), 2
+    width, power = _first_width(rule), 1
     while width and 4 * width <= min(weight.shape):
         sketch = randomized_svd(weight, width, power_iterations=power, seed=seed)
         rank = sketch.rank(rule)
         if rank <= width and (certificate := sketch.certificate(rank)).excess <= max_excess:
             return sketch.svd.balanced(rank).cast(weight), certificate
-        is_dull = rank <= width and power == 2
+        is_dull = rank <= width and power < 4
         width, power = (width, 4) if is_dull else (2 * width, power)
     svd = full_svd(weight)
     rank = rule.rank(svd.s, svd.shape)
@@ -173,29 +175,28 @@ def randomized_svd(
     Source: Halko, Martinsson & Tropp 2011 [halko2011], algorithms 4.4 and 5.1. Deviates: the pass
     that the certificate needs sharpens the result by half an iteration more.
     """
-    matrix, unit = _moderate(require_matrix(weight))
+    matrix, unit, norm = _moderate(weight)
     xp = namespace(matrix)
-    draws = _normal(seed, (max(matrix.shape), width + _PROBES), matrix)
-    left = matrix @ draws[: matrix.shape[1], :width]
+    draws = _normal(seed, (matrix.shape[1], width + _PROBES), matrix)
+    left, probes = _product(matrix, draws[:, :width], _Probes(draws[:, width:]))
     for _ in range(power_iterations - 2):
-        left = matrix @ xp.linalg.qr(matrix.T @ xp.linalg.qr(left)[0])[0]
+        left = matrix @ _basis(matrix.T @ _basis(left))
     # Two rounds at most: higher powers of the whole matrix drown the rest in rounding.
-    probes = _Probes(draws[: matrix.shape[0], width:])
     for _ in range(min(2, power_iterations)):
-        right, probes = _product(matrix.T, xp.linalg.qr(left)[0], probes)
-        left, probes = _product(matrix, xp.linalg.qr(right)[0], probes)
-    q, _ = xp.linalg.qr(left)
+        right, probes = _product(matrix.T, _basis(left), probes)
+        left, probes = _product(matrix, _basis(right), probes)
+    q = _basis(left)
     for _ in range(power_iterations // 2 - 1):
         probes = probes.outside(q).times(matrix.T).times(matrix)
     right, probes = _product(matrix.T, q, probes.outside(q))
-    basis, core = xp.linalg.qr(right)
+    basis, core = _qr(right)
     left, probes = _product(matrix, basis, probes)
     spectral = probes.outside(q).spectral_bound()
     ceilings = _ceilings(to_numpy(core), to_numpy(left - q @ core.T), spectral)
-    left, core = xp.linalg.qr(left)
+    left, core = _qr(left)
     u, s, vh = xp.linalg.svd(core, full_matrices=False)
     svd = SVD(left @ u, s, vh @ basis.T)
-    residual, slack = _residual(matrix, svd)
+    residual, slack = _residual(matrix, svd, norm)
     if unit * math.hypot(residual, float(s[0])) > float(xp.finfo(s.dtype).max):
         raise NumericalError("the norm overflows", where="weight")
     real = replace(svd, s=unit * s)
@@ -223,8 +224,8 @@ class _Probes:
         """Upper bound of the spectral norm outside ``q``, wrong with probability 2**-20.
 
         Source: Halko et al. 2011 [halko2011], lemma 4.1, and proposition 8.6: with
-        the projector P away from ``q``, the norm of P M is at most the root of order 2 (s + t) of
-        the norm of (P M Mt)^s P (M Mt)^t.
+        the projector P away from ``q``, the norm of P M is at most the root of order 2 (s + t) + 1
+        of the norm of (P M Mt)^s P (M Mt)^t M.
         """
         xp = namespace(self.columns)
         longest = float(xp.max(xp.linalg.vector_norm(self.columns, axis=0)))
@@ -240,7 +241,8 @@ def _product(
     """Matrix times basis and probes, in one pass over the matrix."""
     xp = namespace(matrix)
     size = _norm(probes.columns) or 1.0
-    product = matrix @ xp.concat([basis, probes.columns / size], axis=1)
+    # A small matrix from the left makes the better use of one that is stored by rows.
+    product = (xp.concat([basis, probes.columns / size], axis=1).T @ matrix.T).T
     width = basis.shape[1]
     advanced = _Probes(product[:, width:], probes.degree + 1, probes.log_size + math.log(size))
     return product[:, :width], advanced
@@ -260,17 +262,15 @@ def _ceilings(
         spectral: Bound of the spectral norm of E.
     """
     inside, mixed = core @ core.T, coupling.T @ coupling
-    best = np.full(len(core), np.inf)
-    for x in _MIXES:
-        squares = np.linalg.eigvalsh(inside + (1.0 + 1.0 / x) * mixed)[::-1]
-        best = np.minimum(best, np.cumsum(np.maximum(squares, (1.0 + x) * spectral**2)))
+    mixes = np.asarray(_MIXES)[:, None]
+    split = inside + (1.0 + 1.0 / mixes[..., None]) * mixed
+    squares = np.maximum(np.linalg.eigvalsh(split)[:, ::-1], (1.0 + mixes) * spectral**2)
+    best = np.min(np.cumsum(squares, axis=1), axis=0)
     return np.asarray(np.sqrt([0.0, *best]))
 
 
-def _residual(matrix: Float[Array, "d_out d_in"], svd: SVD) -> tuple[float, float]:
+def _residual(matrix: Float[Array, "d_out d_in"], svd: SVD, norm: float) -> tuple[float, float]:
     """Frobenius norm of what a decomposition leaves, and what rounding may hide in it."""
-    xp = namespace(matrix)
-    norm = math.sqrt(float(np.sum(to_numpy(xp.linalg.vecdot(matrix, matrix)))))
     square = norm**2 - float(np.sum(to_numpy(svd.s) ** 2))
     rounding = _rounding_of_squares(svd.s, svd.shape, norm)
     # Pythagoras saves a pass, but would lose a small residual in the rounding of large sums.
@@ -302,7 +302,7 @@ def _exact_certificate(svd: SVD, rank: int) -> Certificate:
 def _first_width(rule: RankRule) -> int | None:
     match rule:
         case FixedRank(k):
-            return k + max(8, k // 2)
+            return k + max(8, min(k, 16), k // 2)
         case EnergyRank(p) if p < 1.0:
             return 32
     return None
@@ -312,16 +312,49 @@ def _normal(seed: int, shape: tuple[int, int], like: Array) -> Array:
     return from_numpy(np.random.default_rng(seed).standard_normal(shape), like)
 
 
-def _moderate(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m n"], float]:
-    """The matrix over a power of two, where squares of its entries would leave the range."""
+def _basis(matrix: Float[Array, "d k"]) -> Float[Array, "d k"]:
+    return _qr(matrix)[0]
+
+
+def _qr(matrix: Float[Array, "d k"]) -> tuple[Float[Array, "d k"], Float[Array, "k k"]]:
+    """Orthonormal basis of the columns, and their coordinates in it."""
+    xp = namespace(matrix)
+    found = cholesky_basis(matrix)
+    if found is None:
+        q, r = xp.linalg.qr(matrix)
+        return q, r
+    q = found.rotated(np.eye(matrix.shape[1]))
+    return q.astype(matrix.dtype, copy=False), found.r.astype(matrix.dtype)
+
+
+def _moderate(weight: Float[Array, "m n"]) -> tuple[Float[Array, "m n"], float, float]:
+    """The weight in float32 or wider, over a power of two where squares would leave the range.
+
+    Returns:
+        The matrix, the power, and the norm of the matrix.
+    """
+    matrix = upcast(weight)
+    norm = _frobenius(matrix) if matrix.ndim == 2 else math.nan
+    least, most = 2.0**-_MODERATE * math.sqrt(math.prod(matrix.shape)), 2.0**_MODERATE
+    # Which spares most matrices three looks at every entry.
+    if least <= norm <= most:
+        return matrix, 1.0, norm
+    matrix = require_matrix(weight)
     xp = namespace(matrix)
     size = max(float(xp.max(matrix)), -float(xp.min(matrix)))
     if size == 0.0 or 2.0**-_MODERATE <= size <= 2.0**_MODERATE:
-        return matrix, 1.0
+        return matrix, 1.0, norm
     # Neither the power nor its inverse may be denormal, which some devices take for 0.
-    least = 2.0 * float(xp.finfo(matrix.dtype).smallest_normal)
-    unit = min(max(_power_of_two(size), least), 1.0 / least)
-    return matrix * (1.0 / unit), unit
+    smallest = 2.0 * float(xp.finfo(matrix.dtype).smallest_normal)
+    unit = min(max(_power_of_two(size), smallest), 1.0 / smallest)
+    matrix = matrix * (1.0 / unit)
+    return matrix, unit, _frobenius(matrix)
+
+
+def _frobenius(matrix: Float[Array, "m n"]) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = namespace(matrix).linalg.vecdot(matrix, matrix)
+    return math.sqrt(float(np.sum(to_numpy(squares))))
 
 
 def _power_of_two(size: float) -> float:
