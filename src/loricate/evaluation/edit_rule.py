@@ -14,13 +14,32 @@ from loricate.core.shapes import Images, PerSample
 from loricate.defenses.jpeg import JPEG
 from loricate.evaluation.plan import Plan
 from loricate.evaluation.subjects import FeatureSpace, Pictures, Subject
+from loricate.evaluation.workers import Workers
 from loricate.metrics.feature_distance import FeatureDistance
 from loricate.metrics.ssim import SSIM
 from loricate.records.schema import BenignChange, EditRule
 
-__all__ = ["EditDistance", "broken", "calibrate"]
+__all__ = ["EditDistance", "Edits", "broken", "calibrate"]
 
 _JPEG_QUALITY = 75
+
+
+@dataclass(frozen=True)
+class Edits:
+    """Edited pictures, and how the judge sees them.
+
+    Args:
+        images: Pixels in [0, 1].
+        features: One vector a picture.
+    """
+
+    images: Images
+    features: Tensor
+
+    @classmethod
+    def seen_by(cls, judge: FeatureSpace, images: Images) -> "Edits":
+        """Pictures with the judge's features."""
+        return cls(images, judge.features(images))
 
 
 @dataclass(frozen=True)
@@ -36,10 +55,10 @@ class EditDistance:
     ssim: PerSample
 
     @classmethod
-    def between(cls, judge: FeatureSpace, edits: Images, clean: Images) -> "EditDistance":
+    def between(cls, edits: Edits, clean: Edits) -> "EditDistance":
         """Distances of each edit to its clean edit."""
-        feature = FeatureDistance()(judge.features(edits), judge.features(clean))
-        return cls(feature, SSIM()(edits, clean))
+        feature = FeatureDistance()(edits.features, clean.features)
+        return cls(feature, SSIM()(edits.images, clean.images))
 
 
 def broken(rule: EditRule, distance: EditDistance) -> Tensor:
@@ -96,13 +115,20 @@ def _benign(
         "jpeg_75": lambda p: JPEG(quality=_JPEG_QUALITY)(p.images, p.indices),
         "shift_1px": lambda p: _shifted(p.images),
     }
-    parts: dict[str, list[EditDistance]] = {kind: [] for kind in changes}
-    for chunk in pictures.chunks(plan.batch_size):
-        clean = base.edits(chunk, chunk.images, plan.edit, seed)
-        for kind, change in changes.items():
-            changed = base.edits(chunk, change(chunk), plan.edit, seed)
-            parts[kind].append(EditDistance.between(judge, changed, clean))
-    return {kind: _joined(found) for kind, found in parts.items()}
+
+    def edited(chunk: Pictures, images: Images) -> Edits:
+        return Edits.seen_by(judge, base.edits(chunk, images, plan.edit, seed))
+
+    def measured(chunk: Pictures) -> dict[str, EditDistance]:
+        clean = edited(chunk, chunk.images)
+        return {
+            kind: EditDistance.between(edited(chunk, change(chunk)), clean)
+            for kind, change in changes.items()
+        }
+
+    chunks = pictures.chunks(plan.batch_size)
+    parts = list(Workers.suited_to(pictures.images).map(measured, chunks))
+    return {kind: _joined([part[kind] for part in parts]) for kind in changes}
 
 
 def _joined(parts: Sequence[EditDistance]) -> EditDistance:

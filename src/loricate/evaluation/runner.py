@@ -15,11 +15,12 @@ from torch import Tensor
 from loricate.basics.registry import key_of
 from loricate.core.attack import AttackResult
 from loricate.core.generators import sample_seeds
-from loricate.core.shapes import Images
+from loricate.core.shapes import Images, PerSample
 from loricate.core.training import Observer
-from loricate.evaluation.edit_rule import EditDistance, broken
+from loricate.evaluation.edit_rule import EditDistance, Edits, broken
 from loricate.evaluation.plan import Condition, Plan, Trial
 from loricate.evaluation.subjects import FeatureSpace, Pictures, Subject
+from loricate.evaluation.workers import Workers
 from loricate.metrics.latent_drift import LatentDrift
 from loricate.metrics.psnr import PSNR
 from loricate.metrics.ssim import SSIM
@@ -40,7 +41,20 @@ class _Outputs:
     """What a subject makes of the clean pictures of a chunk."""
 
     latents: Tensor
-    edits: Images
+    edits: Edits
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A trial at one radius on one subject."""
+
+    subject: Subject
+    trial: Trial
+    epsilon: float
+
+    @property
+    def condition(self) -> Condition:
+        return self.trial.condition(self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -79,18 +93,20 @@ class Runner:
             subjects: Models to evaluate, the base among them.
         """
         jobs = [
-            (subject, trial, float(epsilon))
+            _Job(subject, trial, float(epsilon))
             for subject in subjects
             for trial in self.plan.trials
             if trial.includes(subject.name)
             for epsilon in trial.epsilons
         ]
-        for subject in subjects:
-            self._clean(subject)
-        for done, (subject, trial, epsilon) in enumerate(jobs):
+        workers = Workers.suited_to(self.pictures.images)
+        for each in ([self.base], [s for s in subjects if s is not self.base]):
+            for rows in workers.map(self._clean, each):
+                self.log.extend(rows)
+        self.observe("evaluate", 0, len(jobs), {})
+        for done, rows in enumerate(workers.map(self._attack, jobs), start=1):
+            self.log.extend(rows)
             self.observe("evaluate", done, len(jobs), {})
-            self._attack(subject, trial, epsilon)
-        self.observe("evaluate", len(jobs), len(jobs), {})
 
     def adversarial(self, subject: Subject, condition: Condition) -> Images | None:
         """Adversarial pictures of a finished condition, or ``None`` where there are none.
@@ -106,6 +122,24 @@ class Runner:
             levels = torch.from_numpy(table["adversarial"])
         return (levels.permute(0, 3, 1, 2).float() / 255).to(self.pictures.images)
 
+    def similarities(
+        self, subject: Subject, condition: Condition, pictures: Pictures
+    ) -> list[float]:
+        """How much the attacked edits of a finished condition are like the clean ones.
+
+        Args:
+            subject: The attacked model.
+            condition: Attack and radius.
+            pictures: Some of those that were attacked.
+        """
+        path = self._path(subject, condition)
+        found = {
+            row.sample: row.values["edit_ssim"]
+            for row in self.log
+            if row.subject == subject.name and self._path(subject, Condition.of_row(row)) == path
+        }
+        return [found[index] for index in pictures.indices]
+
     def score(self, subject: Subject, chunk: Pictures, adversarial: Images) -> dict[str, Tensor]:
         """What adversarial pictures do to a subject, by noise the attack has not seen.
 
@@ -119,9 +153,9 @@ class Runner:
         """
         seeds = chunk.indices
         clean, base = self._outputs(subject, chunk), self._outputs(self.base, chunk)
-        edits = subject.edits(chunk, adversarial, self.plan.edit, self.seed)
-        distance = EditDistance.between(self.judge, edits, clean.edits)
-        from_base = EditDistance.between(self.judge, edits, base.edits)
+        edits = self._edits(subject, chunk, adversarial)
+        distance = EditDistance.between(edits, clean.edits)
+        from_base = EditDistance.between(edits, base.edits)
         reconstruction = subject.reconstructions(adversarial, seeds)
         return {
             "latent_drift": LatentDrift()(subject.latents(adversarial, seeds), clean.latents),
@@ -132,74 +166,81 @@ class Runner:
             "edit_broken_from_base": broken(self.rule, from_base).float(),
         }
 
-    def _clean(self, subject: Subject) -> None:
+    def drift(self, subject: Subject, chunk: Pictures, adversarial: Images) -> PerSample:
+        """Latent drift alone, of any pictures; what ``score`` takes it to be.
+
+        Args:
+            subject: The attacked model.
+            chunk: The clean pictures.
+            adversarial: The attacked ones.
+        """
+        seeds = chunk.indices
+        clean = subject.latents(chunk.images, seeds)
+        return LatentDrift()(subject.latents(adversarial, seeds), clean)
+
+    def _clean(self, subject: Subject) -> list[SampleRow]:
+        found = []
         for chunk in self.pictures.chunks(self.plan.batch_size):
             rows = self._rows(subject, _CLEAN, chunk)
             if not self._has(rows):
-                self.log.extend(_filled(rows, self._clean_values(subject, chunk)))
+                found += _filled(rows, self._clean_values(subject, chunk))
+        return found
 
     def _clean_values(self, subject: Subject, chunk: Pictures) -> dict[str, Tensor]:
         own, base = self._outputs(subject, chunk), self._outputs(self.base, chunk)
         reconstruction = subject.reconstructions(chunk.images, chunk.indices)
-        distance = EditDistance.between(self.judge, own.edits, base.edits)
+        distance = EditDistance.between(own.edits, base.edits)
+        generated = self._generated(subject, chunk), self._generated(self.base, chunk)
         return {
             "latent_drift": LatentDrift()(own.latents, base.latents),
             "reconstruction_psnr": PSNR()(reconstruction, chunk.images),
             "reconstruction_ssim": SSIM()(reconstruction, chunk.images),
             "edit_ssim": distance.ssim,
             "edit_feature_distance": distance.feature,
-            "prompt_alignment": self.judge.alignment(own.edits, chunk.prompts),
-            "generation_ssim": SSIM()(
-                subject.generated(chunk, self.plan.edit, self.seed),
-                self.base.generated(chunk, self.plan.edit, self.seed),
-            ),
+            "prompt_alignment": self.judge.alignment(own.edits.images, chunk.prompts),
+            "generation_ssim": SSIM()(*generated),
         }
 
-    def _attack(self, subject: Subject, trial: Trial, epsilon: float) -> None:
-        condition = trial.condition(epsilon)
-        chunks = self.pictures.head(trial.n_images).chunks(self.plan.batch_size)
-        rows = [self._rows(subject, condition, chunk) for chunk in chunks]
-        path = self._path(subject, condition)
-        # A run killed between two chunks has rows whose pictures were lost with it.
+    def _attack(self, job: _Job) -> list[SampleRow]:
+        """Rows of a job; its pictures are written first, so that rows never lack them."""
+        chunks = self.pictures.head(job.trial.n_images).chunks(self.plan.batch_size)
+        rows = [self._rows(job.subject, job.condition, chunk) for chunk in chunks]
+        path = self._path(job.subject, job.condition)
         if path.exists() and all(map(self._has, rows)):
-            return
-        found = [
-            self._attack_chunk(subject, trial, epsilon, chunk, rows_of_chunk)
-            for chunk, rows_of_chunk in zip(chunks, rows, strict=True)
+            return []
+        results = [self._result(job, chunk) for chunk in chunks]
+        levels = [_levels(result.adversarial) for result in results]
+        filled = [
+            row
+            for chunk, result, blank in zip(chunks, results, rows, strict=True)
+            for row in _filled(blank, self._values(job, chunk, result))
         ]
-        write_atomically(path, _npz(np.concatenate(found)))
+        write_atomically(path, _npz(np.concatenate(levels)))
+        return filled
 
-    def _attack_chunk(
-        self,
-        subject: Subject,
-        trial: Trial,
-        epsilon: float,
-        chunk: Pictures,
-        rows: Sequence[SampleRow],
-    ) -> NDArray[np.uint8]:
-        result = self._result(subject, trial, epsilon, chunk)
-        if not self._has(rows):
-            delta = result.adversarial - chunk.images
-            values = self.score(subject, chunk, result.adversarial)
-            values["objective"] = result.value
-            values["objective_clean"] = result.clean_value
-            values["delta_size"] = trial.threat(epsilon).ball.size(delta)
-            if result.first is not None:
-                values["objective_start"], values["first_gradient"] = result.first
-            self.log.extend(_filled(rows, values))
-        return _levels(result.adversarial)
+    def _values(self, job: _Job, chunk: Pictures, result: AttackResult) -> dict[str, Tensor]:
+        values = self.score(job.subject, chunk, result.adversarial)
+        delta = result.adversarial - chunk.images
+        values["objective"] = result.value
+        values["objective_clean"] = result.clean_value
+        values["delta_size"] = job.trial.threat(job.epsilon).ball.size(delta)
+        if result.first is not None:
+            values["objective_start"], values["first_gradient"] = result.first
+        return values
 
-    def _result(
-        self, subject: Subject, trial: Trial, epsilon: float, chunk: Pictures
-    ) -> AttackResult:
+    def _result(self, job: _Job, chunk: Pictures) -> AttackResult:
+        trial, subject = job.trial, job.subject
         surface = subject.surface(trial.objective, chunk.prompts, self.plan.attacked_edit)
         seeds = sample_seeds(self.seed, chunk.indices, "attack", key_of(type(trial.attack)))
-        return trial.attack(
-            surface, trial.objective, trial.threat(epsilon), chunk.images, seeds=seeds
-        )
+        threat = trial.threat(job.epsilon)
+        return trial.attack(surface, trial.objective, threat, chunk.images, seeds=seeds)
 
     @cached_property
     def _known(self) -> dict[tuple[str, int, int], _Outputs]:
+        return {}
+
+    @cached_property
+    def _generated_by_base(self) -> dict[int, Images]:
         return {}
 
     def _outputs(self, subject: Subject, chunk: Pictures) -> _Outputs:
@@ -207,9 +248,20 @@ class Runner:
         key = subject.name, chunk.first, len(chunk)
         if key not in self._known:
             latents = subject.latents(chunk.images, chunk.indices)
-            edits = subject.edits(chunk, chunk.images, self.plan.edit, self.seed)
-            self._known[key] = _Outputs(latents, edits)
+            self._known[key] = _Outputs(latents, self._edits(subject, chunk, chunk.images))
         return self._known[key]
+
+    def _generated(self, subject: Subject, chunk: Pictures) -> Images:
+        """Pictures from prompts; those of the base are kept, as every subject asks for them."""
+        if subject is not self.base:
+            return subject.generated(chunk, self.plan.edit, self.seed)
+        if chunk.first not in self._generated_by_base:
+            images = subject.generated(chunk, self.plan.edit, self.seed)
+            self._generated_by_base[chunk.first] = images
+        return self._generated_by_base[chunk.first]
+
+    def _edits(self, subject: Subject, chunk: Pictures, images: Images) -> Edits:
+        return Edits.seen_by(self.judge, subject.edits(chunk, images, self.plan.edit, self.seed))
 
     def _rows(self, subject: Subject, condition: Condition, chunk: Pictures) -> list[SampleRow]:
         return [condition.row(subject.name, sample, self.seed) for sample in chunk.indices]

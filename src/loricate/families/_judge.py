@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, final
 
 import torch
@@ -33,6 +34,7 @@ class ClipJudge:
         model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
         self._model = model.to(device).eval().requires_grad_(False)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        self._tokenizing = Lock()  # it refuses two threads at a time
         self._mean, self._std = (values.to(device) for values in _normalization(folder))
 
     @torch.no_grad()
@@ -47,9 +49,10 @@ class ClipJudge:
     @torch.no_grad()
     def alignment(self, images: Images, prompts: Sequence[str]) -> PerSample:
         """Cosine between each picture and its prompt."""
-        tokens = self._tokenizer(
-            list(prompts), padding=True, truncation=True, return_tensors="pt"
-        ).to(images.device)
+        with self._tokenizing:
+            tokens = self._tokenizer(
+                list(prompts), padding=True, truncation=True, return_tensors="pt"
+            ).to(images.device)
         text = _unit(
             self._model.get_text_features(
                 input_ids=tokens.input_ids, attention_mask=tokens.attention_mask

@@ -23,6 +23,7 @@ from loricate.evaluation.paired import compare
 from loricate.evaluation.plan import Condition, Plan
 from loricate.evaluation.runner import Runner
 from loricate.evaluation.subjects import FeatureSpace, Pictures, Subject
+from loricate.evaluation.workers import Workers
 from loricate.objectives.latent_shift import LatentShift
 from loricate.records.io import write_blob
 from loricate.records.names import NO_ATTACK, RANDOM_NOISE
@@ -95,19 +96,21 @@ def _probes(subjects: Sequence[Subject], runner: Runner) -> list[Check]:
     if not lengths:
         return []
     pictures = runner.pictures.head(runner.plan.n_probed)
-    found = {
-        subject.name: {steps: _probed(subject, steps, pictures, runner) for steps in lengths}
-        for subject in subjects[:2]
-    }
+    # The longest first: they decide how long the others may take beside them.
+    jobs = [(subject, steps) for steps in reversed(lengths) for subject in subjects[:2]]
+    results = Workers.suited_to(pictures.images).map(
+        lambda job: _probed(*job, pictures, runner), jobs
+    )
+    found = {(s.name, steps): result for (s, steps), result in zip(jobs, results, strict=True)}
     checks = [
-        curve_check(name, {steps: float(drift.mean()) for steps, (_, drift) in by_steps.items()})
-        for name, by_steps in found.items()
+        curve_check(s.name, {steps: float(found[s.name, steps][1].mean()) for steps in lengths})
+        for s in subjects[:2]
     ]
     if len(subjects) > 1:
         base, target = subjects[:2]
-        images, _ = found[base.name][lengths[-1]]
-        moved = runner.score(target, pictures, images)["latent_drift"]
-        _, white_box = found[target.name][lengths[-1]]
+        images, _ = found[base.name, lengths[-1]]
+        moved = runner.drift(target, pictures, images)
+        _, white_box = found[target.name, lengths[-1]]
         checks.append(transfer_check(target.name, moved.tolist(), white_box.tolist()))
     return checks
 
@@ -120,7 +123,7 @@ def _probed(
     surface = subject.surface(objective, pictures.prompts, runner.plan.attacked_edit)
     seeds = sample_seeds(runner.seed, pictures.indices, "probe")
     result = PGD(steps=steps)(surface, objective, threat, pictures.images, seeds=seeds)
-    return result.adversarial, runner.score(subject, pictures, result.adversarial)["latent_drift"]
+    return result.adversarial, runner.drift(subject, pictures, result.adversarial)
 
 
 def _rows_of_pictures(subjects: Sequence[Subject], runner: Runner, out: Path) -> list[Blob]:
@@ -160,17 +163,17 @@ def _columns(
 def _strongest(subject: Subject, pictures: Pictures, runner: Runner) -> Images:
     """For each picture, the attack that left the least similar edit."""
     best = pictures.images.clone()
-    lowest = torch.full((len(pictures),), float("inf"), device=best.device)
+    lowest = torch.full((len(pictures),), float("inf"))
     for trial in runner.plan.trials:
-        images = runner.adversarial(subject, trial.condition(runner.plan.epsilon))
+        condition = trial.condition(runner.plan.epsilon)
+        images = runner.adversarial(subject, condition)
         is_noise = isinstance(trial.attack, RandomNoise)
         if is_noise or images is None or len(images) < len(pictures):
             continue
-        images = images[: len(pictures)]
-        similarity = runner.score(subject, pictures, images)["edit_ssim"]
+        similarity = torch.tensor(runner.similarities(subject, condition, pictures))
         better = similarity < lowest
         lowest = torch.where(better, similarity, lowest)
-        best[better] = images[better]
+        best[better] = images[: len(pictures)][better]
     return best
 
 

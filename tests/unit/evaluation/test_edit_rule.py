@@ -8,7 +8,7 @@ pytest.importorskip("torch")
 import torch
 
 from loricate.attacks.random_noise import RandomNoise
-from loricate.evaluation.edit_rule import EditDistance, broken, calibrate
+from loricate.evaluation.edit_rule import EditDistance, Edits, broken, calibrate
 from loricate.evaluation.plan import Plan, Trial
 from loricate.evaluation.subjects import Pictures, Subject
 from loricate.families.sd15 import SD15
@@ -86,11 +86,12 @@ def test_the_thresholds_are_percentiles_over_all_benign_changes(base, pictures) 
 def test_no_benign_change_is_broken_at_the_hundredth_percentile(base, pictures) -> None:
     plan = _plan(percentile=1.0)
     rule = calibrate(base, _MeanColor(), pictures, plan, seed=0)
-    clean = base.edits(pictures, pictures.images, plan.edit, 0)
     shifted = torch.cat([pictures.images[..., :1], pictures.images[..., :-1]], -1)
-    distance = EditDistance.between(
-        _MeanColor(), base.edits(pictures, shifted, plan.edit, 0), clean
+    edits, clean = (
+        Edits.seen_by(_MeanColor(), base.edits(pictures, images, plan.edit, 0))
+        for images in (shifted, pictures.images)
     )
+    distance = EditDistance.between(edits, clean)
     assert not broken(rule, distance).any()
     assert distance.ssim.numpy().min() < 1
 
