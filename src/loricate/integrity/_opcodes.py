@@ -13,6 +13,7 @@ from typing import IO, NamedTuple, TypeAlias, final
 __all__ = ["Import", "Stream", "read_stream"]
 
 _KEPT = 1 << 16
+_LONGEST_NAME = 200
 _NUMBER = re.compile(rb"\s*[+-]?(\d|\.\d|nan|inf)", re.IGNORECASE)
 _NUMBERS = {"INT", "LONG", "FLOAT"}
 _TEXTS = {
@@ -210,7 +211,7 @@ class _Machine:
         return None
 
     def _import(self, module: str, name: str) -> None:
-        self.imports[Import(module, name)] = None
+        self.imports[Import(module[:_LONGEST_NAME], name[:_LONGEST_NAME])] = None
 
 
 def _argument(file: IO[bytes], opcode: _Opcode) -> bytes:

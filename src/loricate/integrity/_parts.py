@@ -69,12 +69,14 @@ class Bounds:
         n_members: Files inside of it that are opened.
         n_bytes: Bytes that are decompressed in all.
         n_bytes_each: Bytes that are decompressed of one of them.
+        n_opcodes: Opcodes of pickles that are followed.
         depth: How deep they may be nested.
     """
 
     n_members: int = 100_000
     n_bytes: int = 1 << 29
     n_bytes_each: int = 1 << 26
+    n_opcodes: int = 1_000_000
     depth: int = 4
 
     def spare_member(self) -> bool:
@@ -127,7 +129,7 @@ def _lzma() -> _Decompressor:
 
 _COMPRESSED: dict[bytes, tuple[str, _Kind]] = {
     b"\x1f\x8b": ("a gzip file", lambda: _Zlib(31)),
-    b"BZh": ("a bzip2 file", bz2.BZ2Decompressor),
+    **{b"BZh%d" % level: ("a bzip2 file", bz2.BZ2Decompressor) for level in range(1, 10)},
     b"\xfd7zXZ\x00": ("an xz file", _lzma),
     b"]\x00\x00": ("an lzma file", _lzma),
     **{bytes((0x78, level)): ("a zlib file", lambda: _Zlib(15)) for level in b"\x01\x5e\x9c\xda"},

@@ -14,7 +14,7 @@ __all__ = ["PICKLE_SUFFIXES", "Pickled", "read_pickles"]
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".joblib", ".dill")
 """Extensions of files that somebody will load as pickles."""
 
-_MAX_OPCODES = 5_000_000
+_COST_OF_A_STREAM = 10
 _MAX_HEADER = 1 << 20
 _NUMPY = b"\x93NUMPY"
 # Beside the standard library, what is there wherever models are loaded.
@@ -49,14 +49,15 @@ def read_pickles(path: Path) -> Pickled:
     """
     imports: dict[Import, str] = {}
     obstacles = []
+    bounds = Bounds()
     with path.open("rb") as file:
-        for part in parts_of(Part("", file), Bounds()):
+        for part in parts_of(Part("", file), bounds):
             if isinstance(part, Obstacle):
                 obstacles.append(part)
                 continue
             suffixes = PurePosixPath(part.name or path.name).suffixes
             is_named = any(each.lower() in PICKLE_SUFFIXES for each in suffixes)
-            for each in _of_part(part, is_named):
+            for each in _of_part(part, is_named, bounds):
                 if isinstance(each, Obstacle):
                     obstacles.append(each)
                 else:
@@ -64,15 +65,15 @@ def read_pickles(path: Path) -> Pickled:
     return Pickled(imports=imports, obstacles=tuple(obstacles))
 
 
-def _of_part(part: Part, is_named: bool) -> Iterator[Import | Obstacle]:
+def _of_part(part: Part, is_named: bool, bounds: Bounds) -> Iterator[Import | Obstacle]:
     part.file.seek(0)
     is_array, has_objects = _numpy_header(part.file)
     is_named |= has_objects
-    start, n_left = part.file.tell(), _MAX_OPCODES
-    while n_left:
+    start = part.file.tell()
+    while bounds.n_opcodes > 0:
         here = part.file.tell()
-        stream = read_stream(part.file, max_opcodes=n_left)
-        n_left -= stream.n_opcodes
+        stream = read_stream(part.file, max_opcodes=bounds.n_opcodes)
+        bounds.n_opcodes -= stream.n_opcodes + _COST_OF_A_STREAM
         yield from _meant(stream, is_named)
         if stream.is_complete:
             continue
@@ -81,6 +82,7 @@ def _of_part(part: Part, is_named: bool) -> Iterator[Import | Obstacle]:
         if stream.is_too_long or (is_first and stream.is_marked):
             yield Obstacle(part.name, f"the pickle at byte {here} {_why(stream, part)}")
         return
+    yield Obstacle(part.name, "more pickles than can be followed")
 
 
 def _why(stream: Stream, part: Part) -> str:

@@ -6,8 +6,10 @@ import io
 import time
 import zipfile
 
+import numpy as np
 import pytest
 
+from loricate.adapters.tensors import save_tensors
 from loricate.integrity._parts import Bounds, Obstacle, Part, parts_of
 from loricate.integrity.rules.pickle import Pickle
 from loricate.integrity.scan import scan
@@ -58,6 +60,23 @@ def test_what_is_nested_too_deep_is_not_verified(tmp_path) -> None:
     (tmp_path / "a.zip").write_bytes(nested(7))
     report = scan([tmp_path], rules=[Pickle()])
     assert (report.outcome(), len(report.not_verified)) == ("inconclusive", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.pkl", b"\x80\x02N." * 90_000 + OS),
+        ("a.pkl", b"\x80\x02]\x00"),
+        ("a.zip", nested(6)),
+        ("a.gz", gzip.compress(b"text")),
+    ],
+)
+def test_what_cannot_be_followed_leaves_the_verdict_open(name, content, tmp_path) -> None:
+    save_tensors(tmp_path / "clean.safetensors", {"x": np.ones(2)})
+    assert scan([tmp_path], rules=[Pickle()]).outcome() == "pass"
+    (tmp_path / name).write_bytes(content)
+    report = scan([tmp_path], rules=[Pickle()])
+    assert (report.outcome(), report.findings) == ("inconclusive", ())
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])

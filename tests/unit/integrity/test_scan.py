@@ -219,6 +219,14 @@ def test_what_cannot_be_read_is_told(tmp_path, monkeypatch) -> None:
         (b"\x80\x02.", Content.PICKLE),
         (b" \n[1]", Content.JSON),
         (b"plain", Content.OTHER),
+        (b"\n" * 5000 + b"{}", Content.JSON),
+        (b"\xef\xbb\xbf {}", Content.JSON),
+        ("\ufeff[1]".encode("utf-16-le"), Content.JSON),
+        ((" " * 9999 + "{}").encode("utf-16-be"), Content.JSON),
+        ("\ufeff{}".encode("utf-32-be"), Content.JSON),
+        (b" " * 5000, Content.OTHER),
+        (b" x {}", Content.OTHER),
+        (b"PK\x03\x04", Content.PICKLE),
     ],
 )
 def test_content_is_found_by_bytes(tmp_path, content, kind) -> None:

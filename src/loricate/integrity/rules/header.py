@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 from unicodedata import normalize
+from urllib.parse import unquote
 
 from loricate.basics.errors import HostileFileError, UnsupportedError
 from loricate.integrity.finding import Finding, NotVerified, Severity
@@ -16,14 +17,15 @@ __all__ = ["Header"]
 
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
-# Compatible forms, such as letters of full width, are made plain before.
-_SLASH = r"(?:[/\\\u2044\u2215\u29f5\u29f8]|%2f|%5c)"
+_SLASH = r"[/\\\u2044\u2215\u29f5\u29f8]"
 _PATH = re.compile(
-    rf"(?:^|{_SLASH})(?:\.|%2e){{2}}(?:{_SLASH}|$)"  # leads upwards
-    rf"|^\s*(?:{_SLASH}|(?:[a-z]:|~\w*|\$\{{?\w+\}}?|%\w+%){_SLASH})"  # begins at a root
-    r"|^\s*(?:[a-z][a-z0-9+.-]*://|(?:file|data|javascript|vbscript|jar|mailto):)",  # an address
+    rf"(?:^|{_SLASH})\.\.+(?:{_SLASH}|$)"  # leads upwards
+    rf"|^\s*(?:{_SLASH}|[a-z]:{_SLASH}|(?:~\w*|\$\w+|%\w+%)(?:{_SLASH}|$))"  # begins at a root
+    rf"|:{_SLASH}{{2}}|^\s*(?:file|data|javascript|vbscript|jar|mailto):"  # an address
+    r"|<[a-z/!]|\$[{(]",  # markup
     re.IGNORECASE,
 )
+_MAX_ESCAPED = 3
 _REWRITE = "write the file anew with the safetensors library, or do not use it"
 
 
@@ -33,11 +35,11 @@ class Header(Rule):
     """Oddities in the header of a safetensors file that loaders let through.
 
     Fires on files the strict reader refuses (high), names that occur twice (high, as one parser
-    takes the first and another the last), names with control characters, that lead out of a folder
-    or are addresses (high), whitespace in front or unusual whitespace between (medium, a hidden
-    channel), fields of tensors that no specification knows (medium), and padding (low). It reads
-    the raw JSON, so it sees what parsers resolve. It does not see a channel in the numbers or the
-    order of tensors.
+    takes the first and another the last), names with control characters or markup, that lead out
+    of a folder or are addresses (high), whitespace in front or unusual whitespace between (medium,
+    a hidden channel), fields of tensors that no specification knows (medium), and padding (low). It
+    reads the raw JSON, so it sees what parsers resolve. It does not see a channel in the numbers or
+    the order of tensors.
 
     Args:
         max_padding: Blanks in a row that writers may need, in bytes.
@@ -86,11 +88,9 @@ class Header(Rule):
 
     def _names(self, subject: Subject, header: RawHeader) -> Iterator[Finding]:
         names = [name for name, _ in header.tensors] + [key for key, _ in header.metadata]
-        odd = [n for n in names if not n or _CONTROL.search(n) or _PATH.search(_plain(n))]
-        shown = [
-            (n, f"the name {n!r} leads out of a folder, is an address or hides characters")
-            for n in odd
-        ]
+        odd = [n for n in names if not n or _is_odd(n) or _is_odd(_plain(n))]
+        what = "a path, an address, markup or hidden characters, and no plain name"
+        shown = [(n, f"{n!r} is {what}") for n in odd]
         yield from self._listed(subject, Severity.HIGH, "n_names", shown)
 
     def _fields(self, subject: Subject, header: RawHeader) -> Iterator[Finding]:
@@ -131,8 +131,15 @@ class Header(Rule):
             )
 
 
+def _is_odd(name: str) -> bool:
+    return bool(_CONTROL.search(name) or _PATH.search(name))
+
+
 def _plain(name: str) -> str:
-    return normalize("NFKC", name)
+    """A name as it is after others decoded it: letters of full width, escapes of addresses."""
+    for _ in range(_MAX_ESCAPED):
+        name = unquote(normalize("NFKC", name))
+    return name
 
 
 def _unknown(entry: Any) -> list[str]:

@@ -43,6 +43,9 @@ class Pickle(Rule):
         {Content.PICKLE, Content.OTHER, Content.SAFETENSORS}
     )
 
+    # A pickle that nobody could follow may be made for that.
+    is_essential: ClassVar[bool] = True
+
     max_shown: int = 10
 
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:

@@ -171,6 +171,22 @@ def _tensor_file(beginning: bytes, data: bytes) -> bytes:
     return length.to_bytes(8, "little") + text.ljust(length - 1) + b"\n" + data
 
 
+def _tensor_file_and_tar(data: bytes) -> bytes:
+    """The header of safetensors is the first header of a tar archive too; data is the rest."""
+    length, head = 2048 - 8, bytearray(b" " * 512)
+    fields = {
+        0: length.to_bytes(8, "little") + b'{"__metadata__":{"a":"',
+        100: b"0000644 0000000 0000000 %011o 00000000000 " % (2048 - 512),
+        156: b"0",
+    }
+    for offset, text in fields.items():
+        head[offset : offset + len(text)] = text
+    head[148:156] = b"%06o  " % sum(head)
+    entry = {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}
+    rest = b'"},"x":' + json.dumps(entry).encode() + b"}"
+    return bytes(head) + rest.ljust(2048 - 512) + data
+
+
 _BOTH: dict[str, tuple[str, bytes]] = {
     "line_of_text": ("lora.safetensors", _tensor_file(b"V", _TEXT)),
     "line_of_text_named_pt": ("lora.pt", _tensor_file(b"V", _TEXT)),
@@ -178,6 +194,7 @@ _BOTH: dict[str, tuple[str, bytes]] = {
     "long_number": ("lora.ckpt", _tensor_file(b"L7", _TEXT)),
     "protocol_4": ("lora.safetensors", _tensor_file(b"V", b"0" + _OS)),
     "instance": ("lora.safetensors", _tensor_file(b"V", b"(ios\ngetcwd\n.")),
+    "tar": ("lora.safetensors", _tensor_file_and_tar(tar_of(_OS))),
     "zip_at_the_end": ("lora.safetensors", _tensor_file(b"\x90", b"12345678") + zip_of(_OS)),
     "zip_in_a_tensor": ("lora.safetensors", _tensor_file(b"\x90", zip_of(_OS))),
 }

@@ -98,7 +98,16 @@ _ADDRESSES = (
     *("file:///etc/passwd", "HTTPS://x.test/a", "s3://bucket/x", "data:text/html,x"),
     *("javascript:alert(1)", "\\\\server\\share", "..%2f..%2fetc", "a/../../b", "C:/Windows"),
     *("~root/.ssh/id", "$HOME/.bashrc", "%APPDATA%\\x", " /etc/passwd", "\uff0e\uff0e\uff0fetc"),
-    *("\uff5e/x", "..\u2215..\u2215etc"),
+    *(
+        "\uff5e/x",
+        "..\u2215..\u2215etc",
+        "file:/etc/passwd",
+        "//x.test/a",
+        "http:\\\\x",
+        "....//etc",
+    ),
+    *("a\\..\\..\\b", "\\\\.\\pipe\\x", "x https://evil.test/y", "${jndi:ldap://x/a}", "$(id)"),
+    *("<script>alert(1)</script>", "foo/..", "..", "~", "%252e%252e%252fx", "file%3A///etc"),
 )
 
 _HIGH, _MEDIUM, _LOW = Severity.HIGH, Severity.MEDIUM, Severity.LOW

@@ -1,6 +1,8 @@
 """Pickles that do not say that they are: of the first protocols, or behind harmless ones."""
 
+import os
 import pickle
+from collections.abc import Callable
 
 from loricate.integrity.finding import Severity
 from loricate.testing.corpora._case import Case, file_of
@@ -11,6 +13,16 @@ __all__ = ["PROTOCOLS"]
 _TEXT = b"cos\ngetcwd\n(tR."
 _OS = call("os", "getcwd")
 _PLAIN = {"weight": [0.0, 1.0], "epoch": 3}
+
+
+class _Calls:
+    """Calls something when it is loaded, as objects of any class may."""
+
+    def __reduce__(self) -> tuple[Callable[[], str], tuple[()]]:
+        return os.getcwd, ()
+
+
+_OBJECT = {"caf\u00e9": [1.5, True, b"x"] * 99, "object": _Calls()}
 
 _STREAMS: dict[str, bytes] = {
     "global": _TEXT,
@@ -50,6 +62,14 @@ _STREAMS: dict[str, bytes] = {
     "protocol_1_announced": b"\x80\x01" + _TEXT,
     "frame_that_lies": b"\x80\x04\x95\x01\0\0\0\0\0\0\0" + _OS[2:],
     "dotted_attribute": b"\x80\x04\x8c\x02os\x8c\x0epath.os.getcwd\x93)R.",
+    **{f"object_by_protocol_{number}": pickle.dumps(_OBJECT, number) for number in range(6)},
+    "numbers_between": pickle.dumps(1, 2)[:-1] + b"0" + _TEXT[:-1] + bytes(range(256)),
+    "made_in_a_list": b"(lp0\n(ios\ngetcwd\na.",
+    "set_state": b"\x80\x02ccollections\nOrderedDict\n)R}U\x0c__setstate__cos\nsystem\nsbU\x02idb.",
+    "name_of_another_type": b"\x80\x04K\x05\x94\x8c\x06getcwd\x93)R.",
+    "name_of_kilobytes": b"\x80\x02c" + b"a." * 9000 + b"b\nf\n)R.",
+    "look_alike": b"\x80\x04\x8c\x04\xd0\xbe\xd1\x95\x8c\x06getcwd\x93)R.",
+    "private_part_of_numpy": b"cnumpy.f2py.crackfortran\nmyeval\n(S'1'\ntR.",
     "second_of_legacy_torch": pickle.dumps(0x1950A86A20F9469CFC6C, 2) + _OS,
     "behind_legacy_torch": legacy_torch(pickle.dumps({}, 2)) + pickle.dumps([], 2) * 3 + _OS,
 }
