@@ -5,6 +5,7 @@ from loricate.testing.corpora._archives import ARCHIVES, POLYGLOTS
 from loricate.testing.corpora._case import Case
 from loricate.testing.corpora._configs import CONFIGS
 from loricate.testing.corpora._headers import CONTENTS, HEADERS, METADATA
+from loricate.testing.corpora._held_out import HELD_OUT
 from loricate.testing.corpora._names import NAMES
 from loricate.testing.corpora._protocols import PROTOCOLS
 from loricate.testing.corpora._weights import WEIGHTS
@@ -23,5 +24,6 @@ HOSTILE: tuple[Case, ...] = (
     *CONFIGS,
     *NAMES,
     *WEIGHTS,
+    *HELD_OUT,
 )
 """Every hostile case."""
