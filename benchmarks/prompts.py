@@ -266,12 +266,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/prompts"))
     parser.add_argument("--prompts", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--max-drift", type=float, default=0.13)
-    parser.add_argument("--rate", type=float, default=5e-3)
+    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--max-drift", type=float, default=0.14)
+    parser.add_argument("--rate", type=float, default=4e-3)
     parser.add_argument("--rank-budget", type=float, default=0.35)
-    parser.add_argument("--inner", type=int, default=4, help="random typos the worst is taken of")
-    parser.add_argument("--places", type=int, default=3)
+    parser.add_argument("--inner", type=int, default=2, help="samples of the attack inside")
+    parser.add_argument("--places", type=int, default=1)
     parser.add_argument("--samples", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     flags = vars(parser.parse_args())
@@ -279,7 +279,7 @@ def main() -> None:
     start = time.monotonic()
     families = {
         BASE: run.base,
-        LEAF: run.trained(LEAF, RandomCharacters(n_restarts=run.inner)),
+        LEAF: run.trained(LEAF, CharSearch(n_samples=run.inner)),
         CONTROL: run.trained(CONTROL, RandomCharacters()),
     }
     rows = run.rows(families)
