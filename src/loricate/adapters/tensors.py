@@ -6,6 +6,7 @@ mapped from disk one at a time, so a file may be larger than memory.
 
 import json
 import math
+import mmap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,11 +103,22 @@ class TensorFile(Mapping[str, Shaped[np.ndarray, "..."]]):
         info = self.infos[name]
         if info.size_bytes == 0:
             return np.empty(info.shape, info.dtype)
-        if info.size_bytes <= _PAGE:
-            raw = np.fromfile(self.path, np.uint8, info.size_bytes, offset=info.start)
-        else:
-            raw = np.memmap(self.path, np.uint8, "r", offset=info.start, shape=(info.size_bytes,))
-        return np.asarray(raw).view(info.dtype).reshape(info.shape)
+        return self._bytes(info).view(info.dtype).reshape(info.shape)
+
+    def _bytes(self, info: TensorInfo) -> Shaped[np.ndarray, " size"]:
+        # Several times as fast as numpy's own ways to read and map files.
+        with self.path.open("rb", buffering=0) as file:
+            if info.size_bytes <= _PAGE:
+                file.seek(info.start)
+                return np.frombuffer(bytearray(file.read(info.size_bytes)), np.uint8)
+            skipped = info.start % mmap.ALLOCATIONGRANULARITY
+            mapped = mmap.mmap(
+                file.fileno(),
+                skipped + info.size_bytes,
+                access=mmap.ACCESS_READ,
+                offset=info.start - skipped,
+            )
+        return np.frombuffer(mapped, np.uint8, info.size_bytes, skipped)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.infos)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loricate.cli._adapters import OneThread
 from loricate.cli.helpers import (
     RULE_SET,
     json_option,
@@ -25,7 +26,7 @@ __all__ = ["command"]
 _MODEL = click.Path(exists=True, path_type=Path)
 
 
-@click.command()
+@click.command(cls=OneThread)
 @click.option("--base", type=_MODEL, required=True, metavar="MODEL", help="Before tuning.")
 @click.option("--tuned", type=_MODEL, required=True, metavar="MODEL", help="After tuning.")
 @click.option(

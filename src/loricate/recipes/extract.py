@@ -1,7 +1,9 @@
 """The low-rank part of what tuning changed in a model, as an adapter."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from loricate.adapters.adapter import Adapter, Target, Update
@@ -25,6 +27,9 @@ __all__ = ["ExtractSpec", "ExtractedLayer", "Extraction", "extract", "extract_up
 _BY = "a LoRA"
 _NAMED = 6
 """How many tensors an error names."""
+
+# Each holds a layer in memory.
+_WORKERS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +155,7 @@ def extract_updates(
 ) -> Extraction:
     """The low-rank part of what tuning changed, and how far it is from the whole.
 
-    Reads one tensor of each model at a time; only the factors stay in memory.
+    Reads two tensors of each model at a time; only the factors stay in memory.
 
     Args:
         spec: What to extract.
@@ -199,14 +204,17 @@ def _extraction(
     layers = [pair for pair in models.pairs if pair.is_layer]
     found: dict[Target, ExtractedLayer] = {}
     updates: dict[Target, Update] = {}
-    for done, pair in enumerate(layers, start=1):
-        if pair.is_changed:
-            factors, certificate = _factors(pair, spec)
-            found[pair.target] = _report(pair, certificate)
-            if factors.rank:
-                updates[pair.target] = Update(factors, pair.kernel)
-        if observer is not None:
-            observer("extract", done, len(layers))
+    # One reads and subtracts while the other multiplies, all of it without Python's lock.
+    with ThreadPoolExecutor(_WORKERS if spec.device is None else 1) as pool:
+        changes = pool.map(partial(_factors, spec), layers)
+        for done, (pair, change) in enumerate(zip(layers, changes, strict=True), start=1):
+            if change is not None:
+                factors, certificate = change
+                found[pair.target] = _report(pair, certificate)
+                if factors.rank:
+                    updates[pair.target] = Update(factors, pair.kernel)
+            if observer is not None:
+                observer("extract", done, len(layers))
     if not updates:
         raise _nothing(len(found))
     return Extraction(
@@ -238,7 +246,10 @@ def _nothing(n_changed: int) -> UnsupportedError:
     return UnsupportedError(what, by=_BY, hint=hint)
 
 
-def _factors(pair: Pair, spec: ExtractSpec) -> tuple[LowRank, Certificate]:
+def _factors(spec: ExtractSpec, pair: Pair) -> tuple[LowRank, Certificate] | None:
+    """The update of a layer, if that changed."""
+    if not pair.is_changed:
+        return None
     difference = _on_device(pair.difference(), spec.device)
     rule = spec.rules.of(pair.component)
     factors, certificate = certified_svd(

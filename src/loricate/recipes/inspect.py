@@ -222,12 +222,12 @@ def inspect(
     modules = []
     # Arrays and hashes are worked on without Python's lock.
     with ThreadPoolExecutor(_WORKERS) as pool:
-        hash_holds = pool.submit(_hash_holds, path)
+        hashed = pool.submit(_hashed, path)
         found = _open(path, component, base)
         for module in pool.map(_summary, found.adapter, found.adapter.values()):
             modules.append(module)
             observer("inspect", len(modules), len(found.adapter))
-    file = _file(path)
+    file, hash_holds = hashed.result()
     return Inspection(
         path=path,
         form=found.form,
@@ -236,7 +236,7 @@ def inspect(
         size_bytes=file.path.stat().st_size,
         notes=found.notes,
         metadata={key: file.metadata[key] for key in _HIGHLIGHTS if key in file.metadata},
-        hash_holds=hash_holds.result(),
+        hash_holds=hash_holds,
         components=tuple(
             ComponentSummary.of(part, [each for each in modules if each.component == part])
             for part in found.adapter.components
@@ -306,18 +306,15 @@ def _summary(target: Target, update: Update) -> ModuleSummary:
     )
 
 
-def _hash_holds(path: Path) -> bool | None:
-    file = _file(path)
+def _hashed(path: Path) -> tuple[TensorFile, bool | None]:
+    """The file, and whether the hash in its header is that of the tensors."""
+    file = TensorFile(next(path.glob("*.safetensors")) if path.is_dir() else path)
     stated = file.metadata.get(HASH_KEY)
     if stated is None:
-        return None
+        return file, None
     hashed = hashlib.sha256()
     with file.path.open("rb") as opened:
         opened.seek(min((info.start for info in file.infos.values()), default=0))
         while chunk := opened.read(_CHUNK):
             hashed.update(chunk)
-    return hashed.hexdigest() == stated
-
-
-def _file(path: Path) -> TensorFile:
-    return TensorFile(next(path.glob("*.safetensors")) if path.is_dir() else path)
+    return file, hashed.hexdigest() == stated
