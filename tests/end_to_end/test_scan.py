@@ -45,6 +45,8 @@ def test_exit_codes_are_those_of_the_verdict(clean, hostile, mild, tmp_path) -> 
     (tmp_path / "base").mkdir()
     no_base = ["--base", str(tmp_path / "base")]
     assert run(["scan", str(clean), *no_base]) == ExitCode.COULD_NOT_RUN
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"\xff" * 64)
+    assert run(["scan", str(clean), *no_base]) == ExitCode.COULD_NOT_RUN
 
 
 def test_the_gravest_file_comes_first_and_the_rest_is_counted(clean, hostile, capsys) -> None:

@@ -49,7 +49,8 @@ def command(
 
     PATHS are files and folders: safetensors, PEFT and diffusers folders, .ckpt, .bin, .pt and
     configs. Nothing is unpickled, imported or run. Exit codes: 0 no finding at or above
-    --fail-on, 1 a finding, 4 nothing could be judged. `loricate ls rules` lists the rules.
+    --fail-on, 1 a finding, 4 nothing could be judged, or not every update of an adapter.
+    `loricate ls rules` lists the rules.
     """
     from loricate.cli.exits import for_outcome
     from loricate.integrity.finding import Severity
