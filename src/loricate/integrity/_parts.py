@@ -284,7 +284,10 @@ def _infos(file: IO[bytes]) -> list[zipfile.ZipInfo]:
 def _member(part: Part, info: zipfile.ZipInfo, bounds: Bounds) -> Iterator[Part | Obstacle]:
     # As torch does: what the local header says of names, sizes and sums is passed over.
     name = _inside(part, info.filename)
-    part.file.seek(max(0, info.header_offset))
+    if not 0 <= info.header_offset < part.file.seek(0, io.SEEK_END):
+        yield Obstacle(name, "a file that is not where the zip archive says")
+        return
+    part.file.seek(info.header_offset)
     local = part.file.read(_LOCAL.size)
     if len(local) < _LOCAL.size or not local.startswith(_LOCAL_MAGIC):
         yield Obstacle(name, "a file that is not where the zip archive says")

@@ -49,20 +49,30 @@ def read_pickles(path: Path) -> Pickled:
     """
     imports: dict[Import, str] = {}
     obstacles = []
-    bounds = Bounds()
     with path.open("rb") as file:
-        for part in parts_of(Part("", file), bounds):
+        for each in _found(Part("", file), path.name):
+            if isinstance(each, Obstacle):
+                obstacles.append(each)
+            else:
+                imports.setdefault(*each)
+    return Pickled(imports=imports, obstacles=tuple(obstacles))
+
+
+def _found(file: Part, name: str) -> Iterator[tuple[Import, str] | Obstacle]:
+    """Imports with the name of the part they are in; what goes wrong hides none found before."""
+    bounds = Bounds()
+    try:
+        for part in parts_of(file, bounds):
             if isinstance(part, Obstacle):
-                obstacles.append(part)
+                yield part
                 continue
-            suffixes = PurePosixPath(part.name or path.name).suffixes
+            suffixes = PurePosixPath(part.name or name).suffixes
             is_named = any(each.lower() in PICKLE_SUFFIXES for each in suffixes)
             for each in _of_part(part, is_named, bounds):
-                if isinstance(each, Obstacle):
-                    obstacles.append(each)
-                else:
-                    imports.setdefault(each, part.name)
-    return Pickled(imports=imports, obstacles=tuple(obstacles))
+                yield each if isinstance(each, Obstacle) else (each, part.name)
+    except Exception as error:
+        # Whatever the bytes of an archive lead its readers to.
+        yield Obstacle(file.name, f"reading it broke off: {error!r}")
 
 
 def _of_part(part: Part, is_named: bool, bounds: Bounds) -> Iterator[Import | Obstacle]:

@@ -11,6 +11,7 @@ import pytest
 
 from loricate.adapters.tensors import save_tensors
 from loricate.integrity._parts import Bounds, Obstacle, Part, parts_of
+from loricate.integrity._pickles import read_pickles
 from loricate.integrity.rules.pickle import Pickle
 from loricate.integrity.scan import scan
 from loricate.testing.corpora._archives import tar_of, zip_of
@@ -77,6 +78,32 @@ def test_what_cannot_be_followed_leaves_the_verdict_open(name, content, tmp_path
     (tmp_path / name).write_bytes(content)
     report = scan([tmp_path], rules=[Pickle()])
     assert (report.outcome(), report.findings) == ("inconclusive", ())
+
+
+@pytest.mark.parametrize("offset", [1 << 31, (1 << 32) - 1])
+def test_a_member_out_of_place_hides_no_other(offset) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a", b"x")
+        archive.writestr("b", OS)
+    content = bytearray(file.getvalue())
+    place = content.find(b"PK\1\2") + 42
+    content[place : place + 4] = offset.to_bytes(4, "little")
+    contents, why = opened(b"prefix" + bytes(content))
+    assert contents["b"] == OS
+    assert "not where" in why[0]
+
+
+def test_what_goes_wrong_hides_nothing_found_before(tmp_path, monkeypatch) -> None:
+    def parts(part, bounds):
+        yield part
+        raise KeyError("broken")
+
+    (tmp_path / "a.pkl").write_bytes(OS)
+    monkeypatch.setattr("loricate.integrity._pickles.parts_of", parts)
+    pickled = read_pickles(tmp_path / "a.pkl")
+    assert [each.module for each in pickled.imports] == ["os"]
+    assert ["KeyError" in each.why for each in pickled.obstacles] == [True]
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
