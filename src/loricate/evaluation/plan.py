@@ -1,14 +1,14 @@
 """What is attacked, how, and on how many pictures."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Literal
 
 from loricate.attacks.random_noise import RandomNoise
-from loricate.basics.errors import ConfigProblem
+from loricate.basics.errors import ConfigError, ConfigProblem
 from loricate.basics.registry import key_of
-from loricate.basics.spec import Count, Fraction01, PixelLength, Spec
+from loricate.basics.spec import Count, Fraction01, PixelLength, Radius, Spec
 from loricate.core.attack import Attack
 from loricate.core.balls import ball
 from loricate.core.family import EditSettings
@@ -65,7 +65,7 @@ class Trial(Spec):
     Args:
         attack: How the budget is searched.
         objective: What is maximized.
-        epsilons: Radii in pixel units.
+        epsilons: Radii in pixel units; of an ``l2`` ball over the whole picture, so above 1 too.
         subjects: Which models; all by default.
         norm: Norm of the ball.
         eot_samples: Draws averaged on random surfaces.
@@ -74,11 +74,20 @@ class Trial(Spec):
 
     attack: Attack
     objective: Objective
-    epsilons: tuple[PixelLength, ...]
+    epsilons: tuple[Radius, ...]
     subjects: tuple[str, ...] = ()
     norm: Literal["linf", "l2"] = "linf"
     eot_samples: Count = 1
     n_images: Count | None = None
+
+    def inconsistencies(self) -> Iterable[ConfigProblem]:
+        """Radii that the norm does not take: in ``linf`` they nearly always lost a ``/255``."""
+        for index, epsilon in enumerate(self.epsilons):
+            try:
+                ball(self.norm, epsilon)
+            except ConfigError as error:
+                for problem in error.problems:
+                    yield replace(problem, key=f"epsilons.{index}")
 
     def threat(self, epsilon: float) -> ThreatModel:
         """Budget and draws at one radius."""

@@ -76,3 +76,11 @@ def test_the_default_plans_can_decide_at_their_radius(size, epsilon: float) -> N
         if condition.epsilon == epsilon and trial.includes("base") and trial.includes("hardened")
     }
     assert {"random_noise", "pgd"} <= at_radius
+
+
+def test_l2_radii_may_exceed_one_and_linf_radii_may_not() -> None:
+    wide = Trial(attack=PGD(), objective=LatentShift(), epsilons=(5.2,), norm="l2")
+    assert wide.threat(5.2).ball.epsilon == 5.2
+    survives_toml(wide)
+    with pytest.raises(ConfigError, match=r"epsilons\.1.*did you mean '16/255'"):
+        Trial(attack=PGD(), objective=LatentShift(), epsilons=("8/255", 16))

@@ -1,0 +1,194 @@
+"""Defenses by attacks on the embedded model: pictures, prompts and both together.
+
+Every strategy is trained anew, then attacked through everything it deploys; ``hardened`` is their
+composition. Each metric is one table, with the clean cost below. Killed, it continues.
+
+    python benchmarks/surfaces.py                  # the default, under an hour on two cores
+    python benchmarks/surfaces.py --quick          # under five minutes, to look at
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from loricate.attacks.apgd import APGD
+from loricate.attacks.char_search import CharSearch
+from loricate.attacks.charmer import Charmer
+from loricate.attacks.fgsm import FGSM
+from loricate.attacks.homoglyph import Homoglyph
+from loricate.attacks.pgd import PGD
+from loricate.attacks.random_characters import RandomCharacters
+from loricate.attacks.random_noise import RandomNoise
+from loricate.attacks.square import Square
+from loricate.core.attack import Attack
+from loricate.core.objective import Objective
+from loricate.core.prompt_attack import PromptAttack
+from loricate.core.text_budgets import CharBudget
+from loricate.defenses._training import Schedule
+from loricate.defenses.adversarial_lora import AdversarialLora
+from loricate.defenses.jpeg import JPEG
+from loricate.defenses.leaf_lora import LeafLora
+from loricate.evaluation.plan import Plan, Trial
+from loricate.evaluation.prompts import PromptTrial
+from loricate.objectives.denoising_loss import DenoisingLoss
+from loricate.objectives.edit_shift import EditShift
+from loricate.objectives.latent_shift import LatentShift
+from loricate.objectives.latent_target import LatentTarget
+from loricate.objectives.mist import Mist
+from loricate.objectives.score_distillation import ScoreDistillation
+from loricate.recipes._defaults import EPSILON, LEARNING_RATE
+from loricate.recipes._strategy import Strategy
+from loricate.recipes.report import report
+from loricate.recipes.survey import PromptPlan, SurveySpec, survey
+from loricate.records.names import STRONGEST, Metrics
+from loricate.records.schema import RunRecord
+from loricate.report.matrix import Matrix, matrices
+from loricate.report.words import interval
+
+COMPOSED = "hardened"
+PARTS = ("jpeg", "encoder", "text")
+
+
+def strategies(*, quick: bool) -> dict[str, Strategy]:
+    """The composition, its parts, and controls of equal compute."""
+    steps = 20 if quick else 600
+    encoder = AdversarialLora(
+        inner=FGSM(),
+        epsilon=EPSILON,
+        max_drift=0.09,
+        schedule=Schedule(steps=steps, learning_rate=LEARNING_RATE),
+    )
+    noise = AdversarialLora(
+        inner=RandomNoise(), epsilon=EPSILON, max_drift=0.09, schedule=encoder.schedule
+    )
+    words = Schedule(steps=steps, batch_size=32, learning_rate=5e-3)
+    text, typos = (
+        LeafLora(
+            inner=RandomCharacters(n_restarts=n), rank_budget=0.35, max_drift=0.13, schedule=words
+        )
+        for n in (4, 1)
+    )
+    jpeg = JPEG(quality=75)
+    return {
+        COMPOSED: Strategy(defense=(jpeg, encoder, text)),
+        "jpeg": Strategy(defense=(jpeg,)),
+        "encoder": Strategy(defense=(encoder,)),
+        "text": Strategy(defense=(text,)),
+        "control_noise": Strategy(defense=(noise, typos)),
+    }
+
+
+def image_plan(*, quick: bool, n_images: int) -> Plan:
+    """Every kind of attack on pictures at the radius of the verdict, and a norm never trained."""
+    share = 10 if quick else 1
+
+    def trial(attack: Attack, objective: Objective, eot_samples: int = 1) -> Trial:
+        return Trial(
+            attack=attack, objective=objective, epsilons=(EPSILON,), eot_samples=eot_samples
+        )
+
+    return Plan(
+        trials=(
+            trial(RandomNoise(), LatentShift()),
+            trial(PGD(steps=50 // share), LatentShift()),
+            trial(APGD(steps=50 // share), LatentShift()),
+            trial(Square(queries=500 // share), LatentShift()),
+            trial(PGD(steps=50 // share), LatentTarget()),
+            trial(PGD(steps=20 // share), DenoisingLoss(), 2),
+            trial(PGD(steps=20 // share), ScoreDistillation(), 2),
+            trial(PGD(steps=20 // share), Mist(), 2),
+            trial(PGD(steps=20 // share), EditShift()),
+            Trial(
+                attack=PGD(steps=50 // share), objective=LatentShift(), epsilons=(2.0,), norm="l2"
+            ),
+        ),
+        epsilon=EPSILON,
+        n_images=n_images,
+        batch_size=min(50, n_images),
+        n_probed=min(32, n_images),
+        probe_steps=(2, 5) if quick else (5, 25, 50),
+    )
+
+
+def prompt_plan(*, quick: bool) -> PromptPlan:
+    """Random typos, and three searches at growing budgets."""
+
+    def trial(attack: PromptAttack, edits: int, *, draws: bool = False) -> PromptTrial:
+        return PromptTrial(attack=attack, budget=CharBudget(edits=edits), draws=draws)
+
+    search, charmer = CharSearch(n_samples=12), Charmer(n_places=3)
+    trials = (
+        trial(RandomCharacters(), 1),
+        trial(Homoglyph(), 1),
+        trial(charmer, 1, draws=True),
+        trial(search, 2, draws=True),
+        trial(search, 4, draws=True),
+    )
+    return PromptPlan(trials=trials[:2] if quick else trials, n_prompts=8 if quick else 50)
+
+
+def spec(*, quick: bool, n_images: int) -> SurveySpec:
+    """The survey that the flags ask for."""
+    return SurveySpec(
+        plan=image_plan(quick=quick, n_images=n_images),
+        strategies=strategies(quick=quick),
+        prompts=prompt_plan(quick=quick),
+        quick=quick,
+    )
+
+
+def table(matrix: Matrix, unreliable: set[str]) -> str:
+    """A matrix as Markdown."""
+    names = [s + (" (unreliable)" if s in unreliable else "") for s in matrix.subjects]
+    lines = [f"| {matrix.title} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for row in matrix.rows + matrix.clean:
+        cells = [interval(row.cells[s]) if s in row.cells else "" for s in matrix.subjects]
+        lines.append(f"| {row.label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def composition(record: RunRecord) -> str:
+    """Whether the composition beats each of its parts on the worst case over image attacks."""
+    worst = {
+        a.subject: a
+        for a in record.aggregates
+        if (a.metric, a.attack, a.norm) == (Metrics.ATTACK_SUCCESS, STRONGEST, "linf")
+    }
+    whole = worst[COMPOSED]
+    lines = []
+    for name in PARTS:
+        part = worst[name]
+        verdict = "below" if whole.high < part.low else "not told apart from"
+        verdict = "above" if whole.low > part.high else verdict
+        lines.append(f"composition {interval(whole)} is {verdict} {name} {interval(part)}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("build/surfaces"))
+    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--quick", action="store_true")
+    flags = parser.parse_args()
+    start, seen = time.monotonic(), dict[str, int]()
+
+    def observe(phase: str, done: int, total: int, measured: object) -> None:
+        if done * 10 // max(total, 1) != seen.get(phase):
+            seen[phase] = done * 10 // max(total, 1)
+            print(f"{time.monotonic() - start:7.0f} s  {phase} {done}/{total}", flush=True)
+
+    asked = spec(quick=flags.quick, n_images=8 if flags.quick else flags.images)
+    out = flags.out / "quick" if flags.quick else flags.out / "default"
+    record = survey(asked, out, observe=observe, resume=out.exists())
+    unreliable = {check.subject for check in record.checks if check.level == "error"}
+    for matrix in matrices(record):
+        print("\n" + table(matrix, unreliable))
+    print("\n" + composition(record))
+    for check in record.checks:
+        if check.level in ("warning", "error"):
+            print(f"{check.level}: {check.name} ({check.subject}): {check.message}")
+    print(f"\n{report(out)}; seconds: {record.environment.seconds}")
+
+
+if __name__ == "__main__":
+    main()

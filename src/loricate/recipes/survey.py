@@ -1,0 +1,185 @@
+"""Many strategies on every surface: trained alike, attacked alike, in one table."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, final
+
+import numpy as np
+
+from loricate.basics.errors import ConfigProblem
+from loricate.basics.spec import Count, Fraction01, PixelLength, Spec, to_toml
+from loricate.core.family import EditSettings, Family
+from loricate.core.training import Observer, silent
+from loricate.evaluation.prompt_aggregates import aggregate_prompts
+from loricate.evaluation.prompts import PromptEvaluation, PromptRow, PromptTrial
+from loricate.evaluation.subjects import Pictures, Subject
+from loricate.recipes._clock import Clock
+from loricate.recipes._data import calibration_captions, calibration_images, held_out_pictures
+from loricate.recipes._defaults import EPSILON
+from loricate.recipes._evidence import gather
+from loricate.recipes._folder import claim
+from loricate.recipes._models import judge_of, load_family, model_path
+from loricate.recipes._record import Run, write_run
+from loricate.recipes._run_spec import RunSpec
+from loricate.recipes._strategy import Material, Strategy, build
+from loricate.records.names import BASE
+from loricate.records.schema import Aggregate, RunRecord
+
+__all__ = ["PromptPlan", "SurveySpec", "survey"]
+
+_JUDGE: Final = "judge"
+_PROMPT_ROWS: Final = "prompts.jsonl"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PromptPlan(Spec):
+    """How prompts are attacked.
+
+    Args:
+        trials: Attacks and budgets.
+        n_prompts: Held-out prompts.
+        sampling: How pictures are drawn from what attacks found.
+        percentile: Share of pictures of another seed that must not count as broken.
+    """
+
+    trials: tuple[PromptTrial, ...]
+    n_prompts: Count = 50
+    sampling: EditSettings = field(
+        default_factory=lambda: EditSettings(num_inference_steps=10, guidance=3.0)
+    )
+    percentile: Fraction01 = 0.95
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SurveySpec(RunSpec):
+    """Everything a survey depends on; written beside its results.
+
+    ``defenses`` of a run stand in front of one model; here every strategy names its own.
+
+    Args:
+        strategies: What is trained and attacked, by name; ``hardened`` is judged.
+        prompts: How prompts are attacked; ``None`` leaves them out.
+        trained_epsilon: Radius the adapters are trained against, for the verdict.
+    """
+
+    strategies: dict[str, Strategy]
+    prompts: PromptPlan | None = None
+    trained_epsilon: PixelLength = EPSILON
+
+    def inconsistencies(self) -> Iterable[ConfigProblem]:
+        """A strategy with the name of the base, or preprocessing that belongs to none."""
+        if BASE in self.strategies:
+            expected = "another name; the base is attacked in any case"
+            yield ConfigProblem(key="strategies", expected=expected, got=BASE)
+        if self.defenses:
+            expected = "none here; name them in a strategy"
+            yield ConfigProblem(key="defenses", expected=expected, got=len(self.defenses))
+
+
+def survey(
+    spec: SurveySpec, out: Path, *, observe: Observer = silent, resume: bool = False
+) -> RunRecord:
+    """Train every strategy, attack all of them and the base, and write one record.
+
+    Args:
+        spec: Model, strategies and plans.
+        out: Run folder.
+        observe: Told about every step.
+        resume: Continue the run that ``out`` holds.
+
+    Returns:
+        The record; its verdict is about the strategy named ``hardened``, and inconclusive where
+        there is none.
+
+    Raises:
+        ConfigError: ``out`` holds another run, or the model brings no pictures or captions.
+        PrerequisiteError: The model cannot be loaded.
+    """
+    path, clock = model_path(spec.model), Clock()
+    base = load_family(path, spec.device)
+    images = calibration_images(path, spec.images, base.image_size).to(base.device)
+    material = Material(images, calibration_captions(path))
+    pictures = held_out_pictures(path, spec.images, base.image_size).on(base.device)
+    claim(out, to_toml(spec), resume=resume)
+    with clock("train"):
+        subjects = [Subject(BASE, base), *_built(spec, base, material, out, observe)]
+    judge = judge_of(path, spec.judge, base)
+    with clock("evaluate"):
+        evidence = gather(
+            subjects, judge, pictures, spec.plan, out, seed=spec.seed, observe=observe
+        )
+    with clock("prompts"):
+        prompted = _prompted(spec, subjects, pictures, out)
+    run = Run(
+        kind="evaluate",
+        spec=spec,
+        evidence=replace(evidence, aggregates=evidence.aggregates + prompted),
+        seconds=clock.seconds,
+        base=base,
+        trained_epsilon=float(spec.trained_epsilon),
+    )
+    return write_run(out, run)
+
+
+def _built(
+    spec: SurveySpec, base: Family, material: Material, out: Path, observe: Observer
+) -> list[Subject]:
+    return [
+        build(
+            name,
+            strategy,
+            base,
+            material,
+            seed=spec.seed,
+            observe=observe,
+            folder=out / "checkpoints",
+        ).subject
+        for name, strategy in spec.strategies.items()
+    ]
+
+
+def _prompted(
+    spec: SurveySpec, subjects: Sequence[Subject], pictures: Pictures, out: Path
+) -> tuple[Aggregate, ...]:
+    """Numbers of the prompt surface; strategies that share a text encoder share its rows."""
+    plan = spec.prompts
+    if plan is None:
+        return ()
+    base = subjects[0].family
+    judge = judge_of(model_path(spec.model), spec.judge, base)
+    evaluation = PromptEvaluation(
+        base=base,
+        prompts=tuple(dict.fromkeys(pictures.prompts))[: plan.n_prompts],
+        judges={_JUDGE: judge},
+        settings=plan.sampling,
+        seed=spec.seed,
+        path=out / _PROMPT_ROWS,
+    )
+    rows = evaluation.run(_text_encoders(subjects), plan.trials)
+    other = replace(evaluation, seed=spec.seed + 1).run({BASE: base}, ())
+    margin = _margin(rows, other, float(plan.percentile))
+    return aggregate_prompts(rows, judge=_JUDGE, margin=margin, seed=spec.seed)
+
+
+def _text_encoders(subjects: Sequence[Subject]) -> Mapping[str, Family]:
+    """The base, and every subject whose text encoder is its own."""
+    base = subjects[0].family.module("text_encoder")
+    return {
+        subject.name: subject.family
+        for subject in subjects
+        if subject.name == BASE or subject.family.module("text_encoder") is not base
+    }
+
+
+def _margin(rows: Sequence[PromptRow], other: Sequence[PromptRow], percentile: float) -> float:
+    """How much agreement another seed costs the base, at a percentile of its clean prompts."""
+    first = {row.sample: row.alignment[_JUDGE] for row in rows if _is_clean(row)}
+    second = {row.sample: row.alignment[_JUDGE] for row in other if _is_clean(row)}
+    return float(np.quantile([first[at] - second[at] for at in sorted(first)], percentile))
+
+
+def _is_clean(row: PromptRow) -> bool:
+    return row.subject == BASE and not row.trial
