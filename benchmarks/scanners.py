@@ -27,7 +27,15 @@ from pathlib import Path
 
 from loricate import models
 from loricate.cli.main import run
-from loricate.testing.corpora import _configs, _headers, _names, _weights, pickles
+from loricate.testing.corpora import (
+    _archives,
+    _configs,
+    _headers,
+    _names,
+    _protocols,
+    _weights,
+    pickles,
+)
 from loricate.testing.corpora._case import Case
 from loricate.testing.corpora.benign import BENIGN
 
@@ -36,6 +44,9 @@ ROOT = Path("build/scanners")
 KINDS: Mapping[str, Sequence[Case]] = {
     "pickles of the table": pickles.TABLE,
     "disguised pickles": pickles.DISGUISED,
+    "old pickles": _protocols.PROTOCOLS,
+    "packed pickles": _archives.ARCHIVES,
+    "files of two kinds": _archives.POLYGLOTS,
     "headers": _headers.HEADERS,
     "metadata": _headers.METADATA,
     "false names": _headers.CONTENTS,
