@@ -23,11 +23,14 @@ from loricate.defenses._adapter_defense import AdapterDefense
 from loricate.defenses._target import Target
 from loricate.defenses._training import Schedule
 from loricate.defenses.adversarial_lora import AdversarialLora
+from loricate.defenses.denoiser_lora import DenoiserLora
 from loricate.defenses.drift_penalty import DriftPenalty
 from loricate.defenses.plain_lora import PlainLora
 from loricate.defenses.spectral_truncation import SpectralTruncation
+from loricate.defenses.srl_vae import SrlVae
 from loricate.integrity.digest import digest
 from loricate.objectives.latent_shift import LatentShift
+from loricate.objectives.reconstruction import Reconstruction
 from loricate.surfaces.attach import matrix_shapes, merged_copy, target_layers
 from loricate.surfaces.module import ModuleSurface
 from loricate.testing._spec_laws import survives_toml
@@ -41,7 +44,11 @@ _DEFENSES = {
     "adversarial_lora": AdversarialLora(
         inner=FGSM(), epsilon=_EPSILON, rank_budget=_BUDGET, max_drift=0.3, schedule=_SCHEDULE
     ),
+    "denoiser_lora": DenoiserLora(
+        inner=FGSM(), epsilon=_EPSILON, rank_budget=_BUDGET, schedule=_SCHEDULE
+    ),
     "plain_lora": PlainLora(rank_budget=_BUDGET, schedule=_SCHEDULE),
+    "srl_vae": SrlVae(inner=FGSM(), epsilon=_EPSILON, rank_budget=_BUDGET, schedule=_SCHEDULE),
 }
 _PREFIXES = ("0.",)
 
@@ -55,7 +62,8 @@ def _module():
 
 
 def _target(module, **changes) -> Target:
-    return replace(Target(module, ModuleSurface(module), _PREFIXES), **changes)
+    encoder = ModuleSurface(module[0])
+    return replace(Target(module, ModuleSurface(module), _PREFIXES, encoder=encoder), **changes)
 
 
 def _images():
@@ -171,6 +179,44 @@ def test_the_adversarial_one_resists_an_attack_it_was_not_trained_with() -> None
 def test_the_plain_one_reproduces_pictures_better() -> None:
     hardened = _error(_hardened(_DEFENSES["plain_lora"]))
     assert hardened < 0.9 * _error(ModuleSurface(_module()))
+
+
+def _attacked_error(surface) -> float:
+    """Of reconstructions of pictures under an attack no training has seen."""
+    x = _images()
+    threat = ThreatModel(ball=Linf(epsilon=_EPSILON))
+    seeds = sample_seeds(9, range(len(x)))
+    return float(PGD(steps=20)(surface, Reconstruction(), threat, x, seeds=seeds).value.mean())
+
+
+def test_the_one_for_autoencoders_reconstructs_better_under_attack() -> None:
+    longer = replace(_DEFENSES["srl_vae"], schedule=_LONG)
+    both_halves = _train(longer, _target(_module(), prefixes=("",)))
+    hardened = _attacked_error(ModuleSurface(both_halves.attached.module))
+    assert hardened < 0.9 * _attacked_error(ModuleSurface(_module()))
+    assert both_halves.log.curves[-1]["drift"] < 0.3
+
+
+def test_the_originality_of_latents_is_held_on_to_by_its_weight() -> None:
+    free, held = (
+        _train(replace(_DEFENSES["srl_vae"], originality=w), _target(_module())).log.curves[-1]
+        for w in (0.0, 100.0)
+    )
+    assert held["drift"] < 0.5 * free["drift"]
+
+
+def test_the_one_for_autoencoders_needs_to_know_the_encoder() -> None:
+    module = _module()
+    with pytest.raises(ConfigError) as caught:
+        _train(_DEFENSES["srl_vae"], _target(module, encoder=None))
+    assert caught.value.problems[0].key == "encoder"
+    assert type(module[0][0]) is torch.nn.Conv2d
+
+
+def test_the_one_for_denoisers_lowers_its_error_under_attack() -> None:
+    curves = _train(_DEFENSES["denoiser_lora"], _target(_module())).log.curves
+    assert curves[-1]["robust"] < 0.9 * curves[0]["robust"]
+    assert all(row["robust"] >= row["clean"] for row in curves)
 
 
 def test_training_is_what_the_seed_says(defense, trained) -> None:

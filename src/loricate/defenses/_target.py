@@ -39,6 +39,8 @@ class Target:
         prefixes: Paths below which layers are updated.
         ranks: Rank of each layer, fixed; ``None`` leaves the choice to the spectra.
         is_dense: Update every layer at full rank instead: the upper line adapters are held to.
+        encoder: Pixels to latents through ``module``, for defenses of autoencoders that hold on to
+            them.
     """
 
     module: nn.Module
@@ -46,6 +48,7 @@ class Target:
     prefixes: tuple[str, ...] = ("",)
     ranks: Mapping[str, int] | None = None
     is_dense: bool = False
+    encoder: Surface | None = None
 
 
 @final

@@ -15,7 +15,7 @@ from loricate.core.domain import PIXELS, Domain
 from loricate.core.generators import Seeds, generators
 from loricate.core.shapes import Batch, PerSample
 from loricate.core.surrogate import FineTuneSettings, Readout, Surrogate
-from loricate.surfaces.attach import Attached, attach, target_layers
+from loricate.surfaces.attach import Attached, attach, merged_copy, target_layers
 from loricate.surfaces.gated import watched
 
 __all__ = ["Denoising", "DenoisingError", "FineTunedDenoiser", "attention_layers"]
@@ -208,6 +208,11 @@ class FineTunedDenoiser(Surrogate):
         """What was learned, as a value that can be saved."""
         assert self._attached is not None
         return self._attached.adapter(component)
+
+    def merged(self) -> nn.Module:
+        """A copy of the denoiser with what was learned in its weights."""
+        assert self._attached is not None
+        return merged_copy(self._attached)
 
     def _rows(self, x: Batch) -> Tensor:
         n = len(self._error.condition)
