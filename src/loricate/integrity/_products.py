@@ -13,7 +13,7 @@ from loricate.lowrank.factors import LowRank
 from loricate.lowrank.sketch import randomized_svd
 from loricate.lowrank.svd import SVD, full_svd
 
-__all__ = ["WIDTH", "loha", "lokr"]
+__all__ = ["WIDTH", "loha", "lokr", "multiplied"]
 
 WIDTH = 128
 """Singular triplets that are kept; those beyond are smaller than each of them."""
@@ -21,8 +21,8 @@ WIDTH = 128
 _Matrix = NDArray[np.float32]
 _Tensors = Mapping[str, np.ndarray[Any, Any]]
 
-# What a program would have to allocate to apply an update; no layer of a model is as large.
-_MAX_ENTRIES = 1 << 28
+# No layer of a model is as large, and small tensors multiply to any size.
+_MAX_ENTRIES = 40_000_000
 
 
 def loha(tensors: _Tensors, alpha: float | None) -> LowRank:
@@ -43,7 +43,8 @@ def loha(tensors: _Tensors, alpha: float | None) -> LowRank:
     # A core stands between the factors, whose first axis is then the rank.
     axis = 0 if "hada_t1" in tensors else 1
     rank = tensors["hada_w1_a"].shape[axis]
-    return _leading(_svd(first * second), 1.0 if alpha is None else alpha / rank)
+    first *= second
+    return _leading(_svd(first), 1.0 if alpha is None else alpha / rank)
 
 
 def lokr(tensors: _Tensors, alpha: float | None) -> LowRank:
@@ -63,6 +64,8 @@ def lokr(tensors: _Tensors, alpha: float | None) -> LowRank:
     (left, left_rank), (right, right_rank) = (_side(tensors, number) for number in "12")
     rank = right_rank or left_rank
     scale = 1.0 if alpha is None or rank is None else alpha / rank
+    if float(left.size) * right.size > _MAX_ENTRIES:
+        raise ShapeError(f"an update of at most {_MAX_ENTRIES} entries", (left.shape, right.shape))
     small, large = _svd(_flat(left)), _svd(_flat(right))
     values = np.outer(small.s, large.s)
     rows, columns = np.unravel_index(np.argsort(-values, axis=None)[:WIDTH], values.shape)
@@ -77,8 +80,8 @@ def lokr(tensors: _Tensors, alpha: float | None) -> LowRank:
 def _half(tensors: _Tensors, number: str) -> _Matrix:
     a, b = (_float(tensors, f"hada_w{number}_{side}") for side in "ab")
     if (core := f"hada_t{number}") in tensors:
-        return _flat(_einsum("ijkl,jr,ip->prkl", _float(tensors, core), b, a))
-    return _einsum("or,ri->oi", a, b)
+        return _flat(multiplied("ijkl,jr,ip->prkl", _float(tensors, core), b, a))
+    return multiplied("or,ri->oi", a, b)
 
 
 def _side(tensors: _Tensors, number: str) -> tuple[_Matrix, int | None]:
@@ -88,8 +91,8 @@ def _side(tensors: _Tensors, number: str) -> tuple[_Matrix, int | None]:
         return _float(tensors, name), None
     a, b = (_float(tensors, f"{name}_{side}") for side in "ab")
     if (core := f"lokr_t{number}") in tensors:
-        return _einsum("ijkl,ip,jr->prkl", _float(tensors, core), a, b), len(b)
-    return _einsum("or,ri->oi", a, _flat(b)), len(b)
+        return multiplied("ijkl,ip,jr->prkl", _float(tensors, core), a, b), len(b)
+    return multiplied("or,ri->oi", a, _flat(b)), len(b)
 
 
 def _float(tensors: _Tensors, name: str) -> _Matrix:
@@ -99,7 +102,16 @@ def _float(tensors: _Tensors, name: str) -> _Matrix:
     return tensors[name].astype(np.float32)
 
 
-def _einsum(equation: str, *arrays: _Matrix) -> _Matrix:
+def multiplied(equation: str, *arrays: _Matrix) -> _Matrix:
+    """A product of tensors, if it is not larger than the update of a layer can be.
+
+    Args:
+        equation: As ``numpy.einsum`` takes it.
+        arrays: What is multiplied.
+
+    Raises:
+        ShapeError: They do not fit, or the product is too large.
+    """
     try:
         sizes: dict[str, int] = {}
         inputs, _, output = equation.partition("->")

@@ -17,12 +17,14 @@ from loricate.adapters.tensors import TensorFile
 from loricate.basics.errors import LoricateError, ShapeError, UnsupportedError
 from loricate.integrity._base_model import Base
 from loricate.integrity._keys import PEFT_PREFIX, Part, part_of, place_of
-from loricate.integrity._products import loha, lokr
+from loricate.integrity._products import loha, lokr, multiplied
 from loricate.lowrank.factors import LowRank
 
 __all__ = ["Readable", "readable_part"]
 
 _UNNAMED = "model"
+# Beyond it a product of factors overflows anyhow.
+_HUGE = 1e300
 _LEVELS = re.compile(r"_(?=\d)|(?<=\d)_")
 
 # Kinds whose numbers are not read, and what they are called. Others are findings by their names.
@@ -75,7 +77,8 @@ def readable_part(
             continue
         if factors is not None:
             target, update = names.placed(module, factors)
-            updates[target] = _larger(update, updates.get(target, update))
+            twin = updates.get(target)
+            updates[target] = update if twin is None else _larger(update, twin)
     return Readable(Adapter(updates, dict(file.metadata)), left_out)
 
 
@@ -112,10 +115,9 @@ def _factors(
 
 def _pair(a: Any, b: Any, mid: Any = None) -> Update:
     if mid is not None:
-        try:
-            a = np.einsum("pqhw,qi->pihw", mid, a.reshape(a.shape[:2]), optimize=True)
-        except ValueError:
-            raise ShapeError("a core between two 1x1 kernels", mid.shape) from None
+        if a.ndim < 2 or a.size != math.prod(a.shape[:2]):
+            raise ShapeError("a core between two 1x1 kernels", (a.shape, mid.shape))
+        a = multiplied("pqhw,qi->pihw", mid, a.reshape(a.shape[:2]))
     if {a.ndim, b.ndim} == {2, 4}:
         a, b = (each if each.ndim == 4 else each[..., None, None] for each in (a, b))
     if not {a.ndim, b.ndim} <= {2, 4} or 0 in (a.size, b.size):
@@ -167,10 +169,11 @@ class _Scales:
     def _bare(self, rank: int) -> Iterable[float]:
         """Every alpha in a config whose patterns are not run, over the rank."""
         patterns = self._config.get("alpha_pattern")
-        alphas = [self._config.get("lora_alpha"), *(dict(patterns or {}).values())]
+        alphas = [self._config.get("lora_alpha")]
+        alphas += patterns.values() if isinstance(patterns, dict) else []
         divisor = math.sqrt(rank) if self._config.get("use_rslora") else rank
         for each in alphas:
-            if isinstance(each, int | float) and math.isfinite(each):
+            if isinstance(each, int | float) and abs(each) < _HUGE:
                 yield each / divisor
 
 
