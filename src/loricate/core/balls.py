@@ -138,22 +138,27 @@ class L2(Ball):
         """
         delta = z - center
         scale = self._shrinkage(delta)
-        inside = (center + delta * _column(scale, delta)).clamp(lower, upper)
         for _ in range(_ROUNDS):
-            larger = self._fill(delta, inside - center, scale)
+            scaled = center + delta * _column(scale, delta)
+            inside = scaled.clamp(lower, upper)
+            clamped = scaled != inside
+            larger = self._filling(delta, inside - center, clamped, scale)
             if not bool((larger > scale * (1 + _SETTLED)).any()):
                 break
             scale = larger
-            inside = (center + delta * _column(scale, delta)).clamp(lower, upper)
         return inside
 
-    def _fill(self, delta: Batch, held: Batch, scale: PerSample) -> PerSample:
+    def _filling(self, delta: Batch, held: Batch, clamped: Batch, scale: PerSample) -> PerSample:
         """Scale at which what the box has not clamped takes up the rest of the radius."""
-        is_free = (held.abs() - (delta * _column(scale, delta)).abs()).abs() <= _TINY
-        taken = (held * ~is_free).flatten(1).square().sum(1)
-        free = (delta * is_free).flatten(1).square().sum(1).clamp(min=_TINY**2)
+        if not bool(clamped.any()):
+            return scale
+        taken = (held * clamped).flatten(1).square().sum(1)
+        free = (delta * ~clamped).flatten(1).square().sum(1)
         rest = (self.epsilon**2 - taken).clamp(min=0)
-        return torch.maximum(scale, (rest / free).sqrt().clamp(max=1.0))
+        larger = torch.where(free > 0, rest / free.clamp(min=_TINY**3), 0).sqrt()
+        # Samples without a clamped coordinate are where they belong.
+        larger = torch.where(clamped.flatten(1).any(1), larger.clamp(max=1.0), scale)
+        return torch.maximum(scale, larger)
 
     def _shrinkage(self, delta: Batch) -> PerSample:
         return (self.epsilon / self.size(delta).clamp(min=_TINY)).clamp(max=1.0)

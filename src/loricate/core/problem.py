@@ -1,5 +1,6 @@
 """What an attack is given: a value to raise inside a ball, and nothing about the model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,8 +36,9 @@ class Best:
     def offer(self, z: Batch, value: PerSample) -> None:
         """Keep ``z`` for the samples where it is better."""
         better = value > self.value
-        self.value = torch.where(better, value, self.value)
-        self.x = torch.where(better.view(-1, *(1,) * (z.ndim - 1)), z, self.x)
+        if bool(better.any()):
+            self.value = torch.where(better, value, self.value)
+            self.x = torch.where(better.view(-1, *(1,) * (z.ndim - 1)), z, self.x)
 
 
 @dataclass(frozen=True)
@@ -151,10 +153,12 @@ class Problem:
             NumericalError: The objective is NaN or infinite.
             UnsupportedError: The surface cuts its output off from its input.
         """
-        results = [self._differentiate(z, draw) for draw in self._draws]
-        value = self._finite(torch.stack([value for value, _ in results]).mean(0))
-        gradient = torch.stack([gradient for _, gradient in results]).mean(0)
-        self.history.append((float(value.mean()), float(gradient.abs().mean())))
+        values, gradients = zip(
+            *(self._differentiate(z, draw) for draw in self._draws), strict=True
+        )
+        value, gradient = self._finite(_mean(values)), _mean(gradients)
+        size = float(torch.linalg.vector_norm(gradient, ord=1)) / gradient.numel()
+        self.history.append((float(value.mean()), size))
         if self.first is None:
             self.first = value, gradient.abs().flatten(1).mean(1)
         return value, gradient
@@ -162,7 +166,7 @@ class Problem:
     def _mean_value(self, z: Batch) -> PerSample:
         with torch.no_grad():
             values = [self._evaluate(z, draw) for draw in self._draws]
-        return self._finite(torch.stack(values).mean(0))
+        return self._finite(_mean(values))
 
     def _differentiate(self, z: Batch, draw: _Draw) -> tuple[PerSample, Batch]:
         leaf = z.detach().requires_grad_(True)
@@ -227,6 +231,10 @@ class _Asked(Surface):
     def _ask(self, x: Batch, seeds: Seeds) -> Tensor:
         self.calls += len(x)
         return self.surface(x, seeds)
+
+
+def _mean(draws: Sequence[Tensor]) -> Tensor:
+    return draws[0] if len(draws) == 1 else torch.stack(list(draws)).mean(0)
 
 
 def _gradient(value: PerSample, leaf: Batch) -> Batch | None:

@@ -72,6 +72,15 @@ def test_projection_into_a_box_is_the_nearest_point_of_both(ball, points) -> Non
     assert (inward <= 1e-5 * z.flatten(1).norm(dim=1) + _TOLERANCE).all()
 
 
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-4, 0.1])
+def test_a_box_takes_nothing_for_clamped_that_single_precision_rounded(epsilon: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    center, z = (torch.rand(4, 3, 8, 8, generator=generator) for _ in "cz")
+    inside = L2(epsilon=epsilon).project_into_box(z, center, 0.0, 1.0)
+    # Rounding of a coordinate near 1, over 192 coordinates.
+    assert (L2(epsilon=1).size(inside - center) <= epsilon + 6e-8 * 192**0.5).all()
+
+
 @given(_balls, _points(2))
 def test_a_box_far_away_changes_nothing(ball, points) -> None:
     z, center = points
