@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from loricate.core.surface import Surface
 from loricate.core.surrogate import FineTuneSettings, Readout, Surrogate
 
 __all__ = ["Component", "EditSettings", "Family", "Jacobian"]
+
+_SURROGATE_STEPS: Final = 10  # of every turn, as in the published attack code of ACE
 
 Jacobian = Literal["exact", "shortcut"]
 """Whether a backward pass goes through the denoiser, or takes it to be the identity."""
@@ -161,7 +163,12 @@ class Family(ABC):
                 return self.early_denoiser(prompts, settings)
             case "early_inpaint":
                 return self.early_denoiser(prompts, settings, masks=standard_masks(side))
-        hint = "prompts and training data are attacked by other means; see loricate ls"
+            case "fine_tuning":
+                return self.fine_tuning(prompts, FineTuneSettings(steps=_SURROGATE_STEPS))
+            case "gated_fine_tuning":
+                few = FineTuneSettings(steps=_SURROGATE_STEPS)
+                return self.fine_tuning(prompts, few, readout="gated")
+        hint = "prompts are attacked by other means; see loricate ls"
         raise UnsupportedError("an attack on pictures", by=f"the surface {kind!r}", hint=hint)
 
     @abstractmethod

@@ -9,10 +9,12 @@ from torch import Tensor
 from loricate.basics.spec import Fraction01, PixelLength
 from loricate.core.attack import Attack
 from loricate.core.balls import ball
-from loricate.core.generators import sample_seeds
+from loricate.core.domain import Domain
+from loricate.core.generators import Seeds, sample_seeds
 from loricate.core.objective import Objective
 from loricate.core.problem import Problem
 from loricate.core.shapes import Batch, PerSample
+from loricate.core.surface import Surface
 from loricate.core.threat import ThreatModel
 from loricate.defenses._adapter_defense import AdapterDefense
 from loricate.defenses._target import Target, batch_rows
@@ -30,7 +32,7 @@ class DenoiserLora(AdapterDefense):
     Minimizes ``(1 - clean) * max |r(x + delta)|^2 + clean * |r(x)|^2``, r being the target
     surface's residual, predicted minus true. A surface on pixels attacks pictures through the
     encoder; one on latents attacks those, and then ``images`` are latents and ``epsilon`` a
-    length among them. Noise and timestep of a step are the same for both terms.
+    length among them. Both terms and the attack share the noise and timesteps of a step.
 
     Args:
         inner: Attack of the training; differ from the one used to evaluate.
@@ -63,6 +65,22 @@ class _Error(Objective):
         return output.flatten(1).pow(2).mean(1)
 
 
+@final
+@dataclass(frozen=True)
+class _Drawn(Surface):
+    """A surface at the noise and timesteps of the step: the attack meets what the loss will."""
+
+    surface: Surface
+    seeds: Seeds
+
+    @property
+    def domain(self) -> Domain:
+        return self.surface.domain
+
+    def __call__(self, x: Batch, seeds: Seeds) -> Tensor:
+        return self.surface(x, self.seeds)
+
+
 @dataclass(frozen=True)
 class _Step:
     """Losses of one step, a pure function of its number."""
@@ -78,7 +96,7 @@ class _Step:
         seeds = sample_seeds(self.seed, rows.tolist(), "residual", step)
         x = self.images[rows]
         threat = ThreatModel(ball=ball(self.spec.norm, float(self.spec.epsilon)))
-        problem = Problem(self.target.surface, _Error(), threat, x, seeds)
+        problem = Problem(_Drawn(self.target.surface, seeds), _Error(), threat, x, seeds)
         attacked = self.spec.inner.perturb(x, problem).detach()
         residual = self.target.surface(torch.cat([x, attacked]), [*seeds, *seeds])
         clean, robust = residual.flatten(1).pow(2).mean(1).chunk(2)

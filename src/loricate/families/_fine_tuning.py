@@ -1,6 +1,7 @@
 """A denoiser that is fine-tuned on a few pictures, as a surface."""
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
@@ -14,11 +15,18 @@ from loricate.basics.seeds import derive_seed
 from loricate.core.domain import PIXELS, Domain
 from loricate.core.generators import Seeds, generators
 from loricate.core.shapes import Batch, PerSample
+from loricate.core.surface import Surface
 from loricate.core.surrogate import FineTuneSettings, Readout, Surrogate
 from loricate.surfaces.attach import Attached, attach, merged_copy, target_layers
 from loricate.surfaces.gated import watched
 
-__all__ = ["Denoising", "DenoisingError", "FineTunedDenoiser", "attention_layers"]
+__all__ = [
+    "Denoising",
+    "DenoisingError",
+    "DenoisingResidual",
+    "FineTunedDenoiser",
+    "attention_layers",
+]
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,39 @@ class DenoisingError:
         condition = self.condition[rows]
         output: Tensor = self.denoiser(noisy, timesteps, encoder_hidden_states=condition).sample
         return output
+
+
+@final
+@dataclass(frozen=True)
+class DenoisingResidual(Surface):
+    """Predicted minus true for any number of samples that share one prompt.
+
+    Args:
+        error: With the condition of that prompt.
+        encode: Pixels to latents; ``None`` where inputs are latents.
+    """
+
+    error: DenoisingError
+    encode: Callable[[Batch], Tensor] | None
+
+    @property
+    def domain(self) -> Domain:
+        """Pixels, or latents, which have no box."""
+        return PIXELS if self.encode else Domain("latent", -math.inf, math.inf)
+
+    @property
+    def is_random(self) -> bool:
+        """Always: noise and timestep are drawn."""
+        return True
+
+    def __call__(self, x: Batch, seeds: Seeds) -> Tensor:
+        """Residual of each sample, differentiable in it."""
+        latents = self.encode(x) if self.encode else x
+        draws = self.error.denoising.draws(latents, seeds)
+        noisy = self.error.denoising.noisy(latents, draws)
+        rows = torch.zeros(len(x), dtype=torch.long)
+        prediction = self.error.predict(noisy, draws.timesteps, rows)
+        return prediction - self.error.denoising.target(latents, draws)
 
 
 @final

@@ -20,7 +20,12 @@ from loricate.core.shapes import Batch, Images
 from loricate.core.surface import Surface
 from loricate.core.surrogate import FineTuneSettings, Readout
 from loricate.families._denoiser import DenoiserSurface, EarlyDenoiserSurface
-from loricate.families._fine_tuning import Denoising, DenoisingError, FineTunedDenoiser
+from loricate.families._fine_tuning import (
+    Denoising,
+    DenoisingError,
+    DenoisingResidual,
+    FineTunedDenoiser,
+)
 from loricate.families._inpaint import InpaintSurface
 from loricate.families._prompts import GenerationSurface, TextEncoderSurface, denoising_surface
 from loricate.families._quiet import quiet
@@ -187,6 +192,11 @@ class SD15(Family):
         with torch.no_grad():
             condition = self._embed(list(prompts))
         return DenoisingError(self.pipe.unet, Denoising(self._scheduler), condition)
+
+    def denoising_residual(self, prompt: str = "", *, on_latents: bool = False) -> Surface:
+        """Predicted minus true of pictures, or of latents, that share one prompt."""
+        encode = None if on_latents else self._encode
+        return DenoisingResidual(self.denoising_error([prompt]), encode)
 
     def denoiser_features(self, latents: Tensor) -> Tensor:
         """Output of the first residual block, at timestep 0."""

@@ -1,5 +1,6 @@
 """Fine-tuning of a denoiser as a surface: what it learns, and what it leaves alone."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -9,12 +10,18 @@ pytest.importorskip("diffusers")
 
 import torch
 
+from loricate.attacks.fgsm import FGSM
 from loricate.attacks.pgd import PGD
 from loricate.attacks.poison import Poison
 from loricate.basics.errors import ConfigError, ShapeError, UnsupportedError
 from loricate.core.balls import Linf
+from loricate.core.family import EditSettings
 from loricate.core.surrogate import FineTuneSettings
 from loricate.core.threat import ThreatModel
+from loricate.core.training import silent
+from loricate.defenses._target import Target
+from loricate.defenses._training import Schedule
+from loricate.defenses.denoiser_lora import DenoiserLora
 from loricate.families._fine_tuning import attention_layers
 from loricate.families.sd15 import SD15
 from loricate.integrity.digest import digest
@@ -138,3 +145,28 @@ def test_poison_directs_the_noise_better_than_it_began(family, x) -> None:
     for result in results:
         assert (result.value > result.clean_value).all()
     assert digest(family.pipe.unet.state_dict()) == before
+
+
+def test_objectives_find_their_surface(family, x) -> None:
+    surface = family.surface(DirectedNoise.surface_kind, _PROMPTS, EditSettings())
+    expected = family.fine_tuning(_PROMPTS, _SETTINGS)(x, _SEEDS)
+    assert torch.equal(surface(x, _SEEDS), expected)
+
+
+@pytest.mark.parametrize("on_latents", [False, True])
+def test_denoisers_are_trained_against_attacks_on_pictures_and_on_latents(
+    family, x, on_latents: bool
+) -> None:
+    unet = copy.deepcopy(family.pipe.unet)
+    twin = family.with_module("unet", unet)
+    data = family.vae_encoder()(x, [0, 0]) if on_latents else x
+    surface = twin.denoising_residual(on_latents=on_latents)
+    target = Target(unet, surface, ranks=dict.fromkeys(attention_layers(unet), 2))
+    spec = DenoiserLora(inner=FGSM(), schedule=Schedule(steps=6, batch_size=2, learning_rate=1e-2))
+    log = spec.train(target, data, seed=0, observe=silent).log
+    assert log.curves[-1]["robust"] > log.curves[-1]["clean"] > 0
+    assert surface(data, _SEEDS).shape == (2, 4, 16, 16)
+    error = twin.denoising_error([""])(
+        family.vae_encoder()(x, [0, 0]), torch.zeros(2).long(), _SEEDS
+    )
+    assert torch.allclose(surface(data, _SEEDS).square().flatten(1).mean(1), error, atol=1e-5)
