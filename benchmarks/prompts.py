@@ -66,6 +66,7 @@ class Run:
     places: int
     samples: int
     seed: int
+    attacks: list[str] | None
 
     @cached_property
     def model(self) -> Path:
@@ -86,13 +87,14 @@ class Run:
     def trials(self) -> dict[str, PromptTrial]:
         """What every subject faces, by name."""
         search, charmer = CharSearch(n_samples=self.samples), Charmer(n_places=self.places)
-        return {
+        trials = {
             "random typo, k = 1": _trial(RandomCharacters(), 1),
-            "homoglyph, k = 1": _trial(Homoglyph(), 1),
             "charmer, k = 1": _trial(charmer, 1, draws=True),
             "char_search, k = 2": _trial(search, 2, draws=True),
             "char_search, k = 4": _trial(search, 4),
+            "homoglyph, k = 1": _trial(Homoglyph(), 1),
         }
+        return {name: trials[name] for name in self.attacks or trials}
 
     def spec(self, inner: PromptAttack) -> LeafLora:
         """The training, around an attack or what stands in for one."""
@@ -128,7 +130,7 @@ class Run:
             base=self.base,
             prompts=self.prompts,
             judges=judges,
-            settings=EditSettings(num_inference_steps=10, guidance=3.0),
+            settings=EditSettings(num_inference_steps=8, guidance=3.0),
             seed=seed,
             path=self.out / "rows.jsonl",
         )
@@ -274,14 +276,18 @@ def main() -> None:
     parser.add_argument("--places", type=int, default=1)
     parser.add_argument("--samples", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--attacks", nargs="+", metavar="NAME", help="only these rows of the table")
+    parser.add_argument("--without-control", action="store_true")
     flags = vars(parser.parse_args())
+    is_controlled = not flags.pop("without_control")
     run = Run(n_prompts=flags.pop("prompts"), **flags)
     start = time.monotonic()
     families = {
         BASE: run.base,
         LEAF: run.trained(LEAF, CharSearch(n_samples=run.inner)),
-        CONTROL: run.trained(CONTROL, RandomCharacters()),
     }
+    if is_controlled:
+        families[CONTROL] = run.trained(CONTROL, RandomCharacters())
     rows = run.rows(families)
     other = run.rows({BASE: run.base}, trials=False, seed=1)
     trials, subjects = run.trials(), [*families]

@@ -117,12 +117,15 @@ class PromptEvaluation:
         """
         known = self._read()
         rows = []
-        for name, family in subjects.items():
-            weights = digest(family.module("text_encoder").state_dict())
-            for trial in (None, *trials):
+        weights = {
+            name: digest(family.module("text_encoder").state_dict())
+            for name, family in subjects.items()
+        }
+        for trial in (None, *trials):
+            for name, family in subjects.items():
                 for samples in self._chunks():
                     job = _Job(self, name, family, trial, samples)
-                    key = self._key(weights, job)
+                    key = self._key(weights[name], job)
                     if key not in known:
                         known[key] = job.rows()
                         self._append(key, known[key])

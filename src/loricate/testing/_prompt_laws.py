@@ -127,19 +127,6 @@ def refuses_prompts_it_cannot_attack(attack: PromptAttack) -> None:
         raise AssertionError(f"{prompts} went through")
 
 
-def refuses_the_other_budget(attack: PromptAttack) -> None:
-    """A budget in a unit the attack does not spend is an error."""
-    usable = [case.budget.unit for case in _cases(attack)]
-    for budget in (CharBudget(), TokenBudget()):
-        if budget.unit in usable:
-            continue
-        try:
-            replace(_cases(attack)[0], budget=budget).run(attack)
-        except UnsupportedError:
-            continue
-        raise AssertionError(f"{budget} went through")
-
-
 def refuses_nan(attack: PromptAttack) -> None:
     """NaN in the output is an error, never a result."""
     for case in _cases(attack):
@@ -158,7 +145,6 @@ _ALWAYS: Final = (
     leaves_global_generators_alone,
     counts_queries,
     refuses_prompts_it_cannot_attack,
-    refuses_the_other_budget,
     refuses_nan,
 )
 
