@@ -27,13 +27,19 @@ def test_a_lone_pixel_goes_and_an_edge_stays() -> None:
 def test_gradient_is_exact_without_ties(rng) -> None:
     levels = rng.permutation(2 * 5 * 6) / 100 + 0.2
     x = torch.from_numpy(levels.reshape(1, 2, 5, 6)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: Median()(z, [0]), (x,))
+    assert torch.autograd.gradcheck(lambda z: Median(bpda="subgradient")(z, [0]), (x,))
 
 
 def test_gradients_are_copied_whole_where_pixels_tie() -> None:
     x = torch.full((1, 1, 6, 6), 0.5, requires_grad=True)
-    Median()(x, [0]).sum().backward()
+    Median(bpda="subgradient")(x, [0]).sum().backward()
     assert x.grad.sum() == 36
+
+
+def test_the_identity_is_what_attacks_see_by_default(rng) -> None:
+    x = torch.from_numpy(rng.random((1, 3, 6, 6))).requires_grad_()
+    Median()(x, [0]).sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
 
 
 @pytest.mark.parametrize("size", [1, 4, 17, 3.5])
