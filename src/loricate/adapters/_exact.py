@@ -21,13 +21,14 @@ class Change:
 
     BLAS sums in an order of its own choice, so that a product in floating point has other last
     bits on another machine. Here both factors are cut into slices of so few bits that every
-    product and every partial sum of two slices is exact, in whatever order it is taken: the
-    error-free splitting of Ozaki et al. 2012. What is left out lies below 2^-40 of the largest
-    entries.
+    product and every partial sum of two slices is exact, in whatever order it is taken. What is
+    left out lies below 2^-40 of the largest entries.
 
     Args:
         update: The update.
         transposed: Whether the dense form is wanted transposed.
+
+    Source: the error-free splitting of Ozaki et al. 2012 [ozaki2012].
     """
 
     def __init__(self, update: LowRank, *, transposed: bool = False) -> None:
