@@ -22,15 +22,15 @@ class Median(InputDefense):
 
     Args:
         size: Side of the square in pixels, odd; pixels of the border are repeated outwards.
-        bpda: The backward pass. ``"subgradient"`` sends each output's gradient to the one pixel
-            it was copied from, which is the exact slope where no two pixels tie. Ranks change
-            within a step of an attack, so ``"identity"`` leads further.
+        bpda: The backward pass. ``"mean"`` is that of the mean over the same square,
+            ``"subgradient"`` goes to the one pixel each output was copied from: the exact slope
+            where no two pixels tie, but ranks change within a step of an attack.
 
     Source: the local smoothing squeezer of Xu et al. 2018 [xu2018], section III-B.
     """
 
     size: Annotated[int, Range("an odd integer from 3 to 15", int, 3, 15)] = 3
-    bpda: Literal["identity", "subgradient"] = "identity"
+    bpda: Literal["mean", "subgradient"] = "mean"
 
     def inconsistencies(self) -> list[ConfigProblem]:
         """An even side has no middle."""
@@ -42,5 +42,6 @@ class Median(InputDefense):
         """Pictures without lone pixels."""
         padded = pad(x, (self.size // 2,) * 4, mode="replicate")
         windows = padded.unfold(2, self.size, 1).unfold(3, self.size, 1)
-        medians = windows.flatten(4).median(-1).values
-        return substitute(medians.detach(), x) if self.bpda == "identity" else medians
+        windows = windows.flatten(4)
+        medians = windows.median(-1).values
+        return substitute(medians.detach(), windows.mean(-1)) if self.bpda == "mean" else medians
