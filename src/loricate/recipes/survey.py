@@ -17,6 +17,7 @@ from loricate.evaluation.subjects import Pictures, Subject
 from loricate.recipes._clock import Clock
 from loricate.recipes._data import calibration_captions, calibration_images, held_out_pictures
 from loricate.recipes._defaults import EPSILON
+from loricate.recipes._deployment import Deployment, deploy
 from loricate.recipes._evidence import gather
 from loricate.recipes._folder import claim
 from loricate.recipes._models import judge_of, load_family, model_path
@@ -61,19 +62,27 @@ class SurveySpec(RunSpec):
 
     Args:
         strategies: What is trained and attacked, by name; ``hardened`` is judged.
+        deployments: What is attacked as it is, with adapters from files.
         prompts: How prompts are attacked; ``None`` leaves them out.
         trained_epsilon: Radius the adapters are trained against, for the verdict.
     """
 
-    strategies: dict[str, Strategy]
+    strategies: dict[str, Strategy] = field(default_factory=dict)
+    deployments: tuple[Deployment, ...] = ()
     prompts: PromptPlan | None = None
     trained_epsilon: PixelLength = EPSILON
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every model but the base."""
+        return (*self.strategies, *(each.name for each in self.deployments))
+
     def inconsistencies(self) -> Iterable[ConfigProblem]:
-        """A strategy with the name of the base, or preprocessing that belongs to none."""
-        if BASE in self.strategies:
-            expected = "another name; the base is attacked in any case"
-            yield ConfigProblem(key="strategies", expected=expected, got=BASE)
+        """Names that two models would share, or preprocessing that belongs to none."""
+        names = (BASE, *self.names)
+        for name in {name for name in names if names.count(name) > 1}:
+            expected = "a name of its own for every model, the base included"
+            yield ConfigProblem(key="strategies", expected=expected, got=name)
         if self.defenses:
             expected = "none here; name them in a strategy"
             yield ConfigProblem(key="defenses", expected=expected, got=len(self.defenses))
@@ -105,7 +114,9 @@ def survey(
     pictures = held_out_pictures(path, spec.images, base.image_size).on(base.device)
     claim(out, to_toml(spec), resume=resume)
     with clock("train"):
-        subjects = [Subject(BASE, base), *_built(spec, base, material, out, observe)]
+        built = _built(spec, base, material, out, observe)
+    deployed = [deploy(base, each) for each in spec.deployments]
+    subjects = [Subject(BASE, base), *built, *deployed]
     judge = judge_of(path, spec.judge, base)
     with clock("evaluate"):
         evidence = gather(
