@@ -46,13 +46,13 @@ def _mutate_the_input(x: Tensor, problem: Problem) -> Tensor:
 
 
 def _train_the_model(x: Tensor, problem: Problem) -> Tensor:
-    for parameter in problem._surface._surface.function.parameters():
+    for parameter in problem._surface.surface.function.parameters():
         parameter.data.add_(1e-3)
     return x
 
 
 def _leave_gradients(x: Tensor, problem: Problem) -> Tensor:
-    problem._surface._surface(x, [0] * len(x)).sum().backward()
+    problem._surface.surface(x, [0] * len(x)).sum().backward()
     return x
 
 
@@ -79,7 +79,7 @@ def _look_at_batch_mates(x: Tensor, problem: Problem) -> Tensor:
 
 
 def _ask_in_secret(x: Tensor, problem: Problem) -> Tensor:
-    problem._surface._surface(x, [0] * len(x))
+    problem._surface.surface(x, [0] * len(x))
     return x
 
 
