@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ from loricate.evaluation.statistics import (
     bootstrap_ratio,
     holm,
     mcnemar_exact,
+    signed_rank,
     wilson,
 )
 
@@ -142,6 +144,51 @@ def test_mcnemar_survives_thousands_of_disagreements() -> None:
 def test_mcnemar_needs_pairs() -> None:
     with pytest.raises(ShapeError):
         mcnemar_exact([True], [True, False])
+
+
+def _by_all_signs(differences: list[float]) -> float:
+    """The definition: every sign is as likely, and ties share the mean of their ranks."""
+    sizes = sorted(map(abs, differences))
+    ranks = [np.mean([i + 1 for i, s in enumerate(sizes) if s == abs(d)]) for d in differences]
+    middle = sum(ranks) / 2
+    seen = abs(sum(r for r, d in zip(ranks, differences, strict=True) if d > 0) - middle)
+    signs = list(itertools.product([0, 1], repeat=len(ranks)))
+    return float(np.mean([abs(np.dot(s, ranks) - middle) >= seen - 1e-9 for s in signs]))
+
+
+@pytest.mark.parametrize(
+    "differences",
+    [[1.0], [1.0, 2.0, 3.0, 4.0, 5.0], [3.0, -1.0, 2.0, 2.0, -2.0, 5.0], [1.0, -1.0], [2.0] * 8],
+)
+def test_signed_ranks_count_all_signs(differences: list[float]) -> None:
+    zeros = [0.0] * len(differences)
+    assert signed_rank(differences, zeros) == pytest.approx(_by_all_signs(differences))
+    assert signed_rank(zeros, differences) == pytest.approx(_by_all_signs(differences))
+
+
+def test_signed_ranks_forget_pairs_without_difference() -> None:
+    assert signed_rank([1.0, 2.0], [1.0, 2.0]) == 1.0
+    assert signed_rank([1.0, 5.0, 7.0, 9.0], [1.0, 4.0, 5.0, 6.0]) == 2 / 8
+
+
+def test_many_pairs_take_the_normal_law_of_their_sum(rng) -> None:
+    first = rng.normal(0.3, 1.0, 60).round(1)
+    differences = first[first != 0]
+    drawn = rng.random((100_000, differences.size)) < 0.5
+    order = np.abs(differences)
+    ranks = (order[:, None] > order).sum(1) + ((order[:, None] == order).sum(1) + 1) / 2
+    middle = ranks.sum() / 2
+    seen = abs(ranks[differences > 0].sum() - middle)
+    expected = (np.abs(drawn @ ranks - middle) >= seen - 1e-9).mean()
+    assert 0.0 < expected < 0.5
+    assert signed_rank(first, np.zeros(60)) == pytest.approx(expected, abs=0.006)
+
+
+def test_signed_ranks_need_pairs_of_numbers() -> None:
+    with pytest.raises(ShapeError):
+        signed_rank([1.0], [1.0, 2.0])
+    with pytest.raises(NumericalError):
+        signed_rank([math.nan], [0.0])
 
 
 def test_holm_worked_by_hand() -> None:
