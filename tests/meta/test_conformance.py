@@ -46,7 +46,7 @@ def _mutate_the_input(x: Tensor, problem: Problem) -> Tensor:
 
 
 def _train_the_model(x: Tensor, problem: Problem) -> Tensor:
-    for parameter in problem._surface.surface.function.parameters():
+    for parameter in problem._surface.surface.surface.function.parameters():
         parameter.data.add_(1e-3)
     return x
 
