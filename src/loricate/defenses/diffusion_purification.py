@@ -27,7 +27,7 @@ class DiffusionPurification(InputDefense):
         strength: Share of the noise schedule that is added and removed.
         num_inference_steps: Steps of the whole schedule; that share of them is run.
 
-    Source: DiffPure, Nie et al. 2022 [nie2022], equation 4. Deviates: in the latent space of the
+    Source: DiffPure, Nie et al. 2022 [nie2022]. Deviates: in the latent space of the
     deployed model, with DDIM instead of a stochastic solver, so that the noise is the only draw.
     """
 

@@ -30,7 +30,7 @@ class TotalVariation(InputDefense):
         iterations: Steps of the minimization.
 
     Source: the model of Rudin, Osher & Fatemi 1992 [rudin1992]; the steps of Beck & Teboulle 2009
-    [beck2009], section IV; a defense since Guo et al. 2018 [guo2018]. Deviates: no random pixels
+    [beck2009]; a defense since Guo et al. 2018 [guo2018]. Deviates: no random pixels
     are dropped, and the box is not imposed at every step, where it would cut gradients off.
     """
 

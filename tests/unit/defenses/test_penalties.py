@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from loricate.defenses.drift_penalty import DriftPenalty
+from loricate.defenses.jacobian_penalty import JacobianPenalty
+from loricate.defenses.orthogonality_penalty import OrthogonalityPenalty
 from loricate.defenses.spectral_penalty import SpectralPenalty
 
 
@@ -50,7 +52,35 @@ def test_layers_add_up_and_runs_agree(rng) -> None:
     assert torch.equal(spec.penalty(base, updates), spec.penalty(base, updates))
 
 
-@pytest.mark.parametrize("spec", [DriftPenalty(), SpectralPenalty(limit=0.0)])
+def test_jacobian_growth_by_hand(rng) -> None:
+    base = {"a": _matrix(rng, 4, 6), "b": _matrix(rng, 5, 3)}
+    updates = {"a": base["a"] * (torch.e - 1), "b": base["b"] * -0.5}
+    assert JacobianPenalty().penalty(base, updates).item() == pytest.approx(1 / 2)
+
+
+def test_jacobian_growth_is_that_of_random_directions(rng) -> None:
+    weight, update = _matrix(rng, 4, 6), _matrix(rng, 4, 6)
+    directions = _matrix(rng, 6, 200_000)
+    steep, flat = ((w @ directions).square().sum(0).mean() for w in (weight + update, weight))
+    expected = (0.5 * (steep / flat).log()).clamp(min=0).square().item()
+    penalty = JacobianPenalty().penalty({"w": weight}, {"w": update})
+    assert penalty.item() == pytest.approx(expected, rel=0.05)
+
+
+def test_rotations_keep_the_neurons_and_anything_else_is_charged(rng) -> None:
+    weight = _matrix(rng, 5, 7)
+    rotation = torch.linalg.qr(_matrix(rng, 7, 7))[0]
+    spec = OrthogonalityPenalty()
+    turned = spec.penalty({"w": weight}, {"w": weight @ rotation - weight})
+    assert turned.item() == pytest.approx(0.0, abs=1e-20)
+    doubled = spec.penalty({"w": weight}, {"w": weight})
+    assert doubled.item() == pytest.approx(9.0)  # (4 - 1)^2
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [DriftPenalty(), SpectralPenalty(limit=0.0), JacobianPenalty(), OrthogonalityPenalty()],
+)
 def test_a_zero_update_is_the_optimum_even_of_a_zero_weight(spec) -> None:
     update = torch.zeros(4, 6, dtype=torch.float64, requires_grad=True)
     penalty = spec.penalty({"w": torch.zeros(4, 6, dtype=torch.float64)}, {"w": update})
