@@ -46,7 +46,8 @@ class Workers:
             items: One a job.
 
         Yields:
-            What the job returned; its error is raised in its place.
+            What the job returned; its error is raised in its place, and jobs that have not begun
+            are dropped.
         """
         count = min(self.count, len(items))
         if count <= 1:
@@ -59,6 +60,6 @@ class Workers:
         try:
             yield from pool.map(job, items)
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
             # The number of threads of the linear algebra library is everybody's.
             torch.set_num_threads(threads)

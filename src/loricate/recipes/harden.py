@@ -2,9 +2,12 @@
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Final, TypeVar
 
 from loricate.attacks.random_noise import RandomNoise
@@ -19,6 +22,7 @@ from loricate.defenses.adversarial_lora import AdversarialLora
 from loricate.defenses.plain_lora import PlainLora
 from loricate.evaluation.plan import Plan
 from loricate.evaluation.subjects import Subject
+from loricate.evaluation.workers import Workers
 from loricate.integrity.digest import digest
 from loricate.recipes._artifacts import verify, write_artifacts
 from loricate.recipes._clock import Clock
@@ -243,9 +247,12 @@ class _Controls:
     def build(self, trained: Trained) -> list[Subject]:
         """Every control that was asked for."""
         ranks = {row.module: row.end for row in trained.log.ranks}
-        return [Subject(name, self._family(name, ranks)) for name in self.spec.controls]
+        with _until_left(self.observe) as observe:
+            job = partial(self._family, ranks, observe)
+            families = list(Workers.suited_to(self.images).map(job, self.spec.controls))
+        return [Subject(*pair) for pair in zip(self.spec.controls, families, strict=True)]
 
-    def _family(self, name: str, ranks: Mapping[str, int]) -> Family:
+    def _family(self, ranks: Mapping[str, int], observe: Observer, name: str) -> Family:
         base = self.base.family
         if name == "control_truncation":
             return base.with_vae(truncation_of_cost(self.base, self.hardened, self.images))
@@ -255,7 +262,7 @@ class _Controls:
             target,
             self.images,
             seed=self.spec.seed,
-            observe=self.observe,
+            observe=observe,
             checkpoint=self.out / _CHECKPOINTS / f"{name}.safetensors",
             phase=name,
         )
@@ -275,3 +282,19 @@ class _Controls:
             case "control_full":
                 return defense, replace(target, ranks=None, is_dense=True)
         raise AssertionError(f"the spec let {name!r} pass as a control")
+
+
+@contextmanager
+def _until_left(observe: Observer) -> Iterator[Observer]:
+    """An observer that stops trainings in other threads once the block is left."""
+    left = Event()
+
+    def watch(phase: str, done: int, total: int, measured: Mapping[str, float]) -> None:
+        if left.is_set():
+            raise KeyboardInterrupt
+        observe(phase, done, total, measured)
+
+    try:
+        yield watch
+    finally:
+        left.set()
