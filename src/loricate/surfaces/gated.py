@@ -5,6 +5,7 @@ neither merged nor written as a plain LoRA file, and a user's own LoRA goes on t
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -199,8 +200,7 @@ class GatedAttached:
             for name, tensor in update.state_dict().items()
         }
         for name, tensor in tensors.items():
-            if not bool(torch.isfinite(tensor).all()):
-                raise NumericalError("a gated update is NaN or infinite", where=name)
+            _require_finite(name, tensor)
         gains = {path: update.gain for path, update in self.updates.items()}
         save_tensors(Path(path), tensors, {"kind": _KIND, "gains": json.dumps(gains)})
 
@@ -253,6 +253,7 @@ def load_gated(module: nn.Module, path: str | Path) -> GatedAttached:
     Raises:
         ConfigError: The file holds something else, or the module lacks a layer.
         ShapeError: A layer has another shape.
+        NumericalError: A tensor is NaN or infinite.
         HostileFileError: It is not a safe file.
     """
     file = TensorFile(path)
@@ -263,10 +264,9 @@ def load_gated(module: nn.Module, path: str | Path) -> GatedAttached:
     for name in file:
         layer, _, key = name.rpartition("|")
         state.setdefault(layer, {})[key] = torch.from_numpy(file[name].copy())
-    gains = json.loads(file.metadata["gains"])
     updates = {layer: _read(module, layer, tensors) for layer, tensors in state.items()}
-    for layer, update in updates.items():
-        update.gain = float(gains[layer])
+    for layer, gain in _gains(file, updates).items():
+        updates[layer].gain = gain
     attached = _attached(module, updates)
     attached.freeze()
     return attached
@@ -337,9 +337,28 @@ def _linear(d_in: int, d_out: int, generator: torch.Generator, bias: float = 0.0
 
 def _read(module: nn.Module, layer: str, tensors: Mapping[str, Tensor]) -> GatedUpdate:
     update = _fresh(_weight(module, layer), len(tensors.get("a", ())), seed=0).cpu()
-    for name, wanted in update.state_dict().items():
-        if name not in tensors or tensors[name].shape != wanted.shape:
-            got = tuple(tensors[name].shape) if name in tensors else None
-            raise ShapeError(f"{name} of shape {tuple(wanted.shape)}", got, where=layer)
+    shapes = {name: tuple(tensor.shape) for name, tensor in update.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if given != shapes:
+        raise ShapeError(f"gated tensors of shapes {shapes}", given, where=layer)
+    for name, tensor in tensors.items():
+        _require_finite(f"{layer}|{name}", tensor)
     update.load_state_dict(dict(tensors))
     return update.to(_weight(module, layer).device)
+
+
+def _require_finite(name: str, tensor: Tensor) -> None:
+    if not bool(torch.isfinite(tensor).all()):
+        raise NumericalError("a gated update is NaN or infinite", where=name)
+
+
+def _gains(file: TensorFile, updates: Mapping[str, GatedUpdate]) -> dict[str, float]:
+    text = file.metadata.get("gains", "")
+    try:
+        gains = {str(layer): float(gain) for layer, gain in json.loads(text).items()}
+    except (AttributeError, TypeError, ValueError):
+        gains = {}
+    if gains.keys() != updates.keys() or not all(map(math.isfinite, gains.values())):
+        expected = "a finite gain of each layer, as JSON"
+        raise ConfigError(ConfigProblem(key="gains", expected=expected, got=text))
+    return gains

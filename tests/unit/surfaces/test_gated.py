@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from loricate.adapters.tensors import TensorFile, save_tensors
 from loricate.basics.errors import (
     ConfigError,
     HostileFileError,
@@ -180,3 +181,31 @@ def test_nan_is_not_saved(tmp_path) -> None:
         attached.save(tmp_path / "gate.safetensors")
     assert caught.value.where == "0|b"
     assert not (tmp_path / "gate.safetensors").exists()
+
+
+@pytest.mark.parametrize("gains", ["", "[1]", '{"0": 1.0}', '{"0": 1.0, "2": NaN}', '{"0": {}}'])
+def test_gains_that_do_not_fit_are_refused(tmp_path, gains: str) -> None:
+    path, module = tmp_path / "gate.safetensors", _module()
+    _trained(_module()).save(path)
+    file = TensorFile(path)
+    save_tensors(path, {n: file[n].copy() for n in file}, {**file.metadata, "gains": gains})
+    with pytest.raises(ConfigError) as caught:
+        load_gated(module, path)
+    assert caught.value.problems[0].key == "gains"
+    assert not module[0]._forward_hooks
+
+
+def test_files_with_nan_or_more_than_a_gate_are_refused(tmp_path) -> None:
+    path, module = tmp_path / "gate.safetensors", _module()
+    _trained(_module()).save(path)
+    file = TensorFile(path)
+    tensors = {n: file[n].copy() for n in file}
+    save_tensors(path, tensors | {"0|more": tensors["0|a"]}, file.metadata)
+    with pytest.raises(ShapeError):
+        load_gated(module, path)
+    tensors["2|b"][0] = float("nan")
+    save_tensors(path, tensors, file.metadata)
+    with pytest.raises(NumericalError) as caught:
+        load_gated(module, path)
+    assert caught.value.where == "2|b"
+    assert not module[0]._forward_hooks
