@@ -155,6 +155,7 @@ def _columns(
         "attacked": on_base,
         "perturbation": (0.5 + magnify * (on_base - pictures.images)).clamp(0, 1),
         "edit_clean_base": _edits(base, pictures, pictures.images, runner),
+        "edit_clean_hardened": _edits(hardened, pictures, pictures.images, runner),
         "edit_attacked_base": _edits(base, pictures, on_base, runner),
         "edit_attacked_hardened": _edits(hardened, pictures, on_hardened, runner),
     }

@@ -141,6 +141,7 @@ PICTURE_COLUMNS: Final = {
     "attacked": "Attacked input",
     "perturbation": "Perturbation, magnified",
     "edit_clean_base": "Edit of clean, base",
+    "edit_clean_hardened": "Edit of clean, hardened",
     "edit_attacked_base": "Edit of attacked, base",
     "edit_attacked_hardened": "Edit of attacked, hardened",
 }

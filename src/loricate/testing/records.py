@@ -366,6 +366,7 @@ def _picture_row(seed: int) -> dict[str, NDArray[np.float64]]:
         "perturbation": 0.5 + 10 * delta,
         "attacked": clean + delta,
         "edit_clean_base": clean[:, ::-1] * 0.9 + 0.1,
+        "edit_clean_hardened": clean[:, ::-1] * 0.9 + 0.09,
         "edit_attacked_base": 0.4 * clean + 0.6 * broken,
         "edit_attacked_hardened": clean[:, ::-1] * 0.9 + 0.08,
     }
