@@ -26,6 +26,7 @@ from loricate.families._fine_tuning import attention_layers
 from loricate.families.sd15 import SD15
 from loricate.integrity.digest import digest
 from loricate.objectives.directed_noise import DirectedNoise
+from loricate.surfaces.gated import attach_gated
 
 _PROMPTS = ["a", "b"]
 _SETTINGS = FineTuneSettings(rank=2, steps=12, learning_rate=2e-2, batch_size=4)
@@ -170,3 +171,45 @@ def test_denoisers_are_trained_against_attacks_on_pictures_and_on_latents(
         family.vae_encoder()(x, [0, 0]), torch.zeros(2).long(), _SEEDS
     )
     assert torch.allclose(surface(data, _SEEDS).square().flatten(1).mean(1), error, atol=1e-5)
+
+
+@pytest.mark.parametrize("readout", ["residual", "noise", "gated"])
+def test_gradients_are_slopes(family, x, readout: str) -> None:
+    double = SD15.tiny()
+    double.pipe.to(torch.float64)
+    unet = double.pipe.unet
+    gates = attach_gated(unet, dict.fromkeys(attention_layers(unet), 2), seed=0)
+    for each in gates.updates.values():
+        each.double()
+        torch.nn.init.constant_(each.b, 0.1)
+    surface = double.fine_tuning(_PROMPTS, _SETTINGS, readout=readout)
+    z = x.double().requires_grad_(True)
+    weights = torch.randn(surface(z, _SEEDS).shape, generator=torch.Generator().manual_seed(1))
+    (gradient,) = torch.autograd.grad((surface(z, _SEEDS) * weights).sum(), z)
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).double()
+    with torch.no_grad():
+        ahead, behind = (
+            (surface(z + h * direction, _SEEDS) * weights).sum() for h in (1e-6, -1e-6)
+        )
+    slope = float(ahead - behind) / 2e-6
+    assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-5)
+
+
+def test_a_user_fine_tunes_on_top_of_a_frozen_gate(family, x) -> None:
+    unet = copy.deepcopy(family.pipe.unet)
+    gates = attach_gated(unet, dict.fromkeys(attention_layers(unet), 2), seed=0)
+    for each in gates.updates.values():
+        torch.nn.init.constant_(each.b, 0.05)
+    gates.freeze()
+    before = [p.clone() for p in gates.parameters()]
+    surface = family.with_module("unet", unet).fine_tuning(_PROMPTS, _SETTINGS)
+    assert not torch.equal(surface(x, _SEEDS), family.fine_tuning(_PROMPTS, _SETTINGS)(x, _SEEDS))
+    first = _loss(surface, x)
+    surface.adapt(x, _SEEDS)
+    assert _loss(surface, x) < first
+    merged, noisy = surface.merged(), torch.zeros(2, 4, 16, 16)
+    condition = torch.ones(2, 16, 16)
+    with torch.no_grad():
+        outputs = [m(noisy, 5, condition).sample for m in (surface.denoiser, merged)]
+    assert torch.allclose(*outputs, atol=1e-5)
+    assert all(map(torch.equal, before, gates.parameters()))

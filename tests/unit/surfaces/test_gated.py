@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from loricate.adapters.files import open_adapter
 from loricate.adapters.tensors import TensorFile, save_tensors
 from loricate.basics.errors import (
     ConfigError,
     HostileFileError,
+    LoricateError,
     NumericalError,
     ShapeError,
     UnsupportedError,
@@ -144,6 +146,12 @@ def test_no_plain_file_can_hold_a_gate() -> None:
         _trained(_module()).adapter("unet")
     assert caught.value.what == "a gated adapter"
     assert "depends on the input" in str(caught.value)
+
+
+def test_its_own_file_is_not_taken_for_a_plain_adapter(tmp_path) -> None:
+    _trained(_module()).save(tmp_path / "gate.safetensors")
+    with pytest.raises(LoricateError):
+        open_adapter(tmp_path / "gate.safetensors")
 
 
 def test_what_does_not_fit_is_refused(tmp_path) -> None:
