@@ -53,6 +53,7 @@ PREPROCESSORS: dict[str, tuple[InputDefense, ...]] = {
     "none": (),
     "jpeg 75": (JPEG(quality=75),),
     "jpeg 30": (JPEG(quality=30),),
+    "jpeg 10": (JPEG(quality=10),),
     "resize 0.5": (Resize(factor=0.5),),
     "blur 1": (Blur(sigma=1.0),),
     "median 3": (Median(size=3),),
@@ -232,7 +233,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--eot", type=int, default=4)
-    parser.add_argument("--only", default="", help="measure names with this part alone")
+    parser.add_argument("--only", default="", help="parts of names, split by commas")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("build/preprocessing"))
     args = parser.parse_args()
@@ -242,7 +243,8 @@ def main() -> None:
     path = args.out / "rows.json"
     rows: dict[str, dict[str, object]] = json.loads(path.read_text()) if path.exists() else {}
     print(HEADER)
-    for name in (name for name in PREPROCESSORS if args.only in name):
+    wanted = args.only.split(",")
+    for name in (name for name in PREPROCESSORS if any(part in name for part in wanted)):
         if name not in rows:
             rows[name] = measure(name, bench, args.out)
             path.write_text(json.dumps(rows, indent=1))
