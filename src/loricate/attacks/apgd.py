@@ -81,12 +81,13 @@ class APGD(Attack):
     def _step(
         self, z: Batch, previous: Batch, gradient: Batch, length: PerSample, problem: Problem
     ) -> Batch:
-        ascent = problem.ball.steepest(gradient) * _column(length, z)
-        ahead = problem.feasible(z + ascent)
+        ascent = problem.ball.steepest(gradient)
+        ahead = problem.feasible(torch.addcmul(z, ascent, _column(length, z)))
         if previous is z:
             return ahead
-        share = self.momentum
-        return problem.feasible(z + share * (ahead - z) + (1 - share) * (z - previous))
+        share = float(self.momentum)
+        moved = torch.lerp(z, ahead, share)
+        return problem.feasible(moved.add_(z - previous, alpha=1 - share))
 
 
 class _Pace:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import final
 
+import torch
+
 from loricate.basics.spec import Count, Length
 from loricate.core.attack import Attack
 from loricate.core.problem import Problem
@@ -46,7 +48,7 @@ class PGD(Attack):
                 value, gradient = problem.value_and_grad(z)
                 best.offer(z, value)
                 length = self._length(step, float(problem.ball.epsilon))
-                z = problem.feasible(z + length * problem.ball.steepest(gradient))
+                z = problem.feasible(torch.add(z, problem.ball.steepest(gradient), alpha=length))
             best.offer(z, problem.value(z))
         return best.x
 

@@ -14,8 +14,8 @@ from loricate.core.shapes import Batch, PerSample
 __all__ = ["L2", "Ball", "Linf", "ball"]
 
 _TINY: Final = 1e-12
+_SMALL: Final = 1e-12  # squares of less are lost in float32
 _ROUNDS: Final = 20  # each clamps more coordinates; few points need more than three
-_SETTLED: Final = 1e-6  # relative
 _SLACK: Final = 1e-5  # in domain units: float32 rounding, far below one gray level
 
 
@@ -93,6 +93,11 @@ class Linf(Ball):
         """Every coordinate clipped."""
         return torch.minimum(torch.maximum(z, center - self.epsilon), center + self.epsilon)
 
+    def project_into_box(self, z: Batch, center: Batch, lower: float, upper: float) -> Batch:
+        """Every coordinate clipped, twice."""
+        epsilon = float(self.epsilon)
+        return (z - center).clamp_(-epsilon, epsilon).add_(center).clamp_(lower, upper)
+
     def sample(self, center: Batch, generators: list[torch.Generator]) -> Batch:
         """Uniform in the ball."""
         return center + self.epsilon * (2 * _draw(center, generators, torch.rand) - 1)
@@ -123,7 +128,8 @@ class L2(Ball):
 
     def size(self, delta: Batch) -> PerSample:
         """Euclidean length."""
-        return delta.flatten(1).square().sum(1).sqrt()
+        length: PerSample = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+        return length
 
     def project(self, z: Batch, center: Batch) -> Batch:
         """The perturbation scaled down."""
@@ -137,28 +143,19 @@ class L2(Ball):
         each round solves for ``s`` with the coordinates clamped by then.
         """
         delta = z - center
-        scale = self._shrinkage(delta)
+        scale, clamped_before = self._shrinkage(delta), 0
         for _ in range(_ROUNDS):
-            scaled = center + delta * _column(scale, delta)
+            scaled = torch.addcmul(center, delta, _column(scale, delta))
             inside = scaled.clamp(lower, upper)
-            clamped = scaled != inside
-            larger = self._filling(delta, inside - center, clamped, scale)
-            if not bool((larger > scale * (1 + _SETTLED)).any()):
+            is_free = scaled == inside
+            clamped = is_free.numel() - int(torch.count_nonzero(is_free))
+            if clamped == clamped_before:
                 break
-            scale = larger
+            clamped_before = clamped
+            room = (self.epsilon**2 - self.size(inside - center).square()).clamp(min=0)
+            free = self.size(delta * is_free).square().clamp(min=_TINY**3)
+            scale = (scale.square() + room / free).sqrt().clamp(max=1.0)
         return inside
-
-    def _filling(self, delta: Batch, held: Batch, clamped: Batch, scale: PerSample) -> PerSample:
-        """Scale at which what the box has not clamped takes up the rest of the radius."""
-        if not bool(clamped.any()):
-            return scale
-        taken = (held * clamped).flatten(1).square().sum(1)
-        free = (delta * ~clamped).flatten(1).square().sum(1)
-        rest = (self.epsilon**2 - taken).clamp(min=0)
-        larger = torch.where(free > 0, rest / free.clamp(min=_TINY**3), 0).sqrt()
-        # Samples without a clamped coordinate are where they belong.
-        larger = torch.where(clamped.flatten(1).any(1), larger.clamp(max=1.0), scale)
-        return torch.maximum(scale, larger)
 
     def _shrinkage(self, delta: Batch) -> PerSample:
         return (self.epsilon / self.size(delta).clamp(min=_TINY)).clamp(max=1.0)
@@ -175,10 +172,13 @@ class L2(Ball):
 
     def steepest(self, gradient: Batch) -> Batch:
         """The gradient at unit length; zero where it is zero."""
-        # Scaled first: squares of a small gradient would vanish in float32.
-        largest = gradient.flatten(1).abs().amax(1)
-        unit = gradient / _column(torch.where(largest > 0, largest, 1.0), gradient)
-        return unit / _column(self.size(unit).clamp(min=1.0), unit)
+        length = self.size(gradient)
+        if bool((length < _SMALL).any()):
+            # Scaled first: squares of a small gradient would vanish in float32.
+            largest = gradient.flatten(1).abs().amax(1)
+            gradient = gradient / _column(torch.where(largest > 0, largest, 1.0), gradient)
+            length = self.size(gradient).clamp(min=1.0)
+        return gradient / _column(length, gradient)
 
     def prefer(self, bold: Batch, timid: Batch, center: Batch) -> Batch:
         """As few coordinates made timid as it takes, those that save most first."""

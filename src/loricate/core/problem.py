@@ -1,5 +1,6 @@
 """What an attack is given: a value to raise inside a ball, and nothing about the model."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -156,9 +157,9 @@ class Problem:
         values, gradients = zip(
             *(self._differentiate(z, draw) for draw in self._draws), strict=True
         )
-        value, gradient = self._finite(_mean(values)), _mean(gradients)
+        value, gradient = _mean(values), _mean(gradients)
         size = float(torch.linalg.vector_norm(gradient, ord=1)) / gradient.numel()
-        self.history.append((float(value.mean()), size))
+        self.history.append((self._finite(value), size))
         if self.first is None:
             self.first = value, gradient.abs().flatten(1).mean(1)
         return value, gradient
@@ -166,7 +167,9 @@ class Problem:
     def _mean_value(self, z: Batch) -> PerSample:
         with torch.no_grad():
             values = [self._evaluate(z, draw) for draw in self._draws]
-        return self._finite(_mean(values))
+        value = _mean(values)
+        self._finite(value)
+        return value
 
     def _differentiate(self, z: Batch, draw: _Draw) -> tuple[PerSample, Batch]:
         leaf = z.detach().requires_grad_(True)
@@ -191,10 +194,12 @@ class Problem:
     def _evaluate(self, z: Batch, draw: _Draw) -> PerSample:
         return self._objective.value(self._surface(z, draw.seeds), draw.reference)
 
-    def _finite(self, value: PerSample) -> PerSample:
-        if not bool(torch.isfinite(value).all()):
+    def _finite(self, value: PerSample) -> float:
+        """Mean of the values, which is not finite where one of them is not."""
+        mean = float(value.mean())
+        if not math.isfinite(mean):
             raise NumericalError("the objective is NaN or infinite", step=len(self.history))
-        return value
+        return mean
 
 
 class _Asked(Surface):
