@@ -8,8 +8,9 @@ pytest.importorskip("torch")
 import torch
 
 from loricate.attacks.random_characters import RandomCharacters
+from loricate.attacks.token_search import TokenSearch
 from loricate.core.family import EditSettings
-from loricate.core.text_budgets import CharBudget, edit_distance
+from loricate.core.text_budgets import CharBudget, TokenBudget, edit_distance
 from loricate.evaluation import prompts as module
 from loricate.evaluation.prompts import PromptEvaluation, PromptTrial
 from loricate.families.sd15 import SD15
@@ -52,7 +53,8 @@ def _evaluation(subjects, path, **changes) -> PromptEvaluation:
 
 
 def test_a_trial_survives_toml() -> None:
-    for trial in _TRIALS:
+    tokens = PromptTrial(attack=TokenSearch(), budget=TokenBudget(tokens=2, where="suffix"))
+    for trial in (*_TRIALS, tokens):
         survives_toml(trial)
 
 
