@@ -31,15 +31,8 @@ def test_a_sheet_shows_its_pictures_side_by_side():
 
 
 def test_a_row_prints_its_intervals():
-    numbers = dict.fromkeys(
-        ("drift_transfer", "drift_adaptive", "broken_transfer", "broken_adaptive"), [0.5, 0.4, 0.6]
-    )
-    row = {
-        "preprocessor": "blur 1",
-        "gain_lost": None,
-        "drift_clean": [0.1] * 3,
-        "psnr": [25.0] * 3,
-    }
-    text = line(row | numbers)
+    names = ("drift_transfer", "drift_adaptive", "broken_transfer", "broken_adaptive")
+    row = {name: [0.5, 0.4, 0.6] for name in (*names, "drift_clean", "psnr")}
+    text = line(row | {"preprocessor": "blur 1", "gain_lost": None})
     assert text.startswith("| blur 1 | 0.500 (0.400 to 0.600) |")
     assert "50% (40% to 60%)" in text
