@@ -99,7 +99,7 @@ def image_plan(*, quick: bool, n_images: int) -> Plan:
             trial(PGD(steps=20 // share), Mist(), 2),
             trial(PGD(steps=20 // share), EditShift()),
             Trial(
-                attack=PGD(steps=50 // share), objective=LatentShift(), epsilons=(2.0,), norm="l2"
+                attack=PGD(steps=50 // share), objective=LatentShift(), epsilons=(5.0,), norm="l2"
             ),
         ),
         epsilon=EPSILON,

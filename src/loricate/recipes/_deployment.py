@@ -57,7 +57,7 @@ def deploy(base: Family, deployment: Deployment) -> Subject:
     family = base
     for component, path in deployment.adapters.items():
         family = adapted(family, cast(Component, component), path)
-    return Subject(deployment.name, family, tuple(d.bind(family) for d in deployment.defenses))
+    return Subject(deployment.name, family, deployment.defenses)
 
 
 def adapted(base: Family, component: Component, path: Path) -> Family:

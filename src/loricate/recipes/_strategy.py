@@ -1,6 +1,8 @@
 """Several defenses as one: trained one after the other, deployed and attacked together."""
 
 import copy
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import final
 
 from loricate.basics.errors import ConfigProblem
 from loricate.basics.registry import key_of
-from loricate.basics.spec import Spec
+from loricate.basics.spec import Spec, to_toml
 from loricate.core.defense import InputDefense
 from loricate.core.family import Component, Family
 from loricate.core.shapes import Images
@@ -111,14 +113,12 @@ def build(
         The pipeline, its adapters attached.
     """
     family, trained = base, dict[Component, Trained]()
-    inputs = tuple(part.bind(base) for part in strategy.preprocessing)  # until it is hardened
     for part in strategy.adapters:
         component = _component(part)
         family = family.with_module(component, copy.deepcopy(family.module(component)))
-        job = _Job(part, family, inputs, material, seed, observe)
-        trained[component] = job.run(f"{name}: {component}", folder / f"{name}-{component}")
-    deployed = tuple(part.bind(family) for part in strategy.preprocessing)
-    return Built(Subject(name, family, deployed), trained)
+        job = _Job(part, family, strategy.preprocessing, material, seed, observe)
+        trained[component] = job.run(f"{name}: {component}", folder)
+    return Built(Subject(name, family, strategy.preprocessing), trained)
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ class _Job:
     seed: int
     observe: Observer
 
-    def run(self, phase: str, checkpoint: Path) -> Trained:
-        path = checkpoint.with_suffix(".safetensors")
+    def run(self, phase: str, folder: Path) -> Trained:
+        path = folder / f"{self._name()}.safetensors"
         if isinstance(self.part, LeafLora):
             return self._on_prompts(self.part, phase, path)
         return self.part.train(
@@ -145,8 +145,15 @@ class _Job:
             phase=phase,
         )
 
+    def _name(self) -> str:
+        """Strategies that share an adapter share its training: it is named by what decides it."""
+        inputs = [] if isinstance(self.part, LeafLora) else [to_toml(each) for each in self.inputs]
+        words = json.dumps([to_toml(self.part), inputs, self.seed])
+        return f"{key_of(type(self.part))}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
+
     def _target(self) -> Target:
-        surface = defended(self.family.vae_posterior(), self.inputs)
+        inputs = tuple(each.bind(self.family) for each in self.inputs)
+        surface = defended(self.family.vae_posterior(), inputs)
         return Target(self.family.vae, surface, self.family.encoder_prefixes)
 
     def _on_prompts(self, part: LeafLora, phase: str, path: Path) -> Trained:

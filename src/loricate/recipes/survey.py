@@ -1,6 +1,6 @@
 """Many strategies on every surface: trained alike, attacked alike, in one table."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, final
@@ -14,6 +14,7 @@ from loricate.core.training import Observer, silent
 from loricate.evaluation.prompt_aggregates import aggregate_prompts
 from loricate.evaluation.prompts import PromptEvaluation, PromptRow, PromptTrial
 from loricate.evaluation.subjects import Pictures, Subject
+from loricate.integrity.digest import digest
 from loricate.recipes._clock import Clock
 from loricate.recipes._data import calibration_captions, calibration_images, held_out_pictures
 from loricate.recipes._defaults import EPSILON
@@ -169,20 +170,25 @@ def _prompted(
         seed=spec.seed,
         path=out / _PROMPT_ROWS,
     )
-    rows = evaluation.run(_text_encoders(subjects), plan.trials)
+    encoders = _text_encoders(subjects)
+    found = evaluation.run({names[0]: family for names, family in encoders}, plan.trials)
+    copies = {names[0]: names for names, _ in encoders}
+    rows = [replace(row, subject=name) for row in found for name in copies[row.subject]]
     other = replace(evaluation, seed=spec.seed + 1).run({BASE: base}, ())
     margin = _margin(rows, other, float(plan.percentile))
     return aggregate_prompts(rows, judge=_JUDGE, margin=margin, seed=spec.seed)
 
 
-def _text_encoders(subjects: Sequence[Subject]) -> Mapping[str, Family]:
-    """The base, and every subject whose text encoder is its own."""
+def _text_encoders(subjects: Sequence[Subject]) -> list[tuple[list[str], Family]]:
+    """The base, and text encoders other than its own, each with the subjects that deploy it."""
+    by_weights: dict[str, tuple[list[str], Family]] = {}
     base = subjects[0].family.module("text_encoder")
-    return {
-        subject.name: subject.family
-        for subject in subjects
-        if subject.name == BASE or subject.family.module("text_encoder") is not base
-    }
+    for subject in subjects:
+        module = subject.family.module("text_encoder")
+        if subject.name == BASE or module is not base:
+            names, _ = by_weights.setdefault(digest(module.state_dict()), ([], subject.family))
+            names.append(subject.name)
+    return list(by_weights.values())
 
 
 def _margin(rows: Sequence[PromptRow], other: Sequence[PromptRow], percentile: float) -> float:

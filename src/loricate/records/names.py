@@ -69,6 +69,5 @@ def epsilon_text(epsilon: float) -> str:
 
 
 def budget_text(size: float, norm: str) -> str:
-    """A budget as people write it: radii of pixels as fractions of 255, edits as counts."""
-    is_pixels = norm in ("linf", "l2", "l1")
-    return f"{epsilon_text(size) if is_pixels else f'{size:g}'} {norm}"
+    """A budget as people write it: largest changes of pixels as fractions of 255, others plain."""
+    return f"{epsilon_text(size) if norm == 'linf' else f'{size:g}'} {norm}"

@@ -11,11 +11,14 @@ from loricate.report.words import metric_label, plain
 
 __all__ = ["Matrix", "MatrixRow", "matrices"]
 
-_HARMS: Final = (Metrics.ATTACK_SUCCESS, Metrics.PROMPT_SUCCESS, Metrics.EMBEDDING_SHIFT)
-"""Metrics that grow with the success of an attack."""
-
-_COSTS: Final = (Metrics.PSNR, Metrics.LATENT_DRIFT, Metrics.ALIGNMENT)
-"""What stands below them for clean inputs: robustness has a price."""
+_ON_PICTURES: Final = (Metrics.PSNR, Metrics.LATENT_DRIFT, Metrics.ALIGNMENT)
+_ON_PROMPTS: Final = (Metrics.EMBEDDING_SHIFT, Metrics.GENERATION_ALIGNMENT)
+_HARMS: Final = {
+    Metrics.ATTACK_SUCCESS: _ON_PICTURES,
+    Metrics.PROMPT_SUCCESS: _ON_PROMPTS,
+    Metrics.EMBEDDING_SHIFT: _ON_PROMPTS,
+}
+"""Metrics that grow with the success of an attack, and the price of robustness to stand below."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +77,13 @@ def _matrix(record: RunRecord, metric: str) -> Matrix:
         title=metric_label(metric),
         subjects=tuple(sorted(subjects, key=subject_order)),
         rows=tuple(_row(list(cells.values())) for _, cells in ordered),
-        clean=tuple(_clean(record)),
+        clean=tuple(_clean(record, _HARMS[metric])),
     )
 
 
-def _clean(record: RunRecord) -> Iterator[MatrixRow]:
+def _clean(record: RunRecord, metrics: Sequence[str]) -> Iterator[MatrixRow]:
     table = clean_table(record)
-    for metric in _COSTS:
+    for metric in metrics:
         cells = {subject: row[metric] for subject, row in table.items() if metric in row}
         if cells:
             label = f"clean: {metric_label(metric)}"
