@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from loricate.basics.seeds import derive_seed
+from loricate.core.batches import fitting
 from loricate.core.shapes import Images, PerSample
 from loricate.core.surface import Surface
 from loricate.core.training import TrainingLog
@@ -79,7 +80,8 @@ class Reference:
     @classmethod
     def of(cls, surface: Surface, images: Images, batch_size: int = 64) -> Self:
         """The unit of a surface on some images."""
-        outputs = torch.cat([surface(c, [0] * len(c)) for c in images.split(batch_size)])
+        chunks = images.split(fitting(batch_size, images))
+        outputs = torch.cat([surface(c, [0] * len(c)) for c in chunks])
         axes = tuple(i for i in range(outputs.ndim) if i != 1)
         centered = outputs - outputs.mean(axes, keepdim=True)
         return cls(max(float(centered.flatten(1).pow(2).sum(1).mean()), _TINY))

@@ -115,7 +115,8 @@ class Plan(Spec):
         trials: Attacks, cheapest first.
         epsilon: Radius at which the verdict is taken and the edit rule is calibrated.
         n_images: Held-out pictures.
-        batch_size: Pictures attacked together.
+        batch_size: Pictures of up to 64 x 64 pixels attacked together; of larger ones as many as
+            have no more pixels, at least one.
         edit: Sampler whose edits are scored.
         attacked_edit: Sampler inside the graph of end-to-end attacks.
         visible_ssim: An edit closer to the clean one than this is not broken.

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from loricate.core.batches import fitting
 from loricate.core.defense import InputDefense
 from loricate.core.family import EditSettings, Family
 from loricate.core.generators import sample_seeds
@@ -64,7 +65,12 @@ class Pictures:
         return Pictures(self.images.to(device), self.prompts, self.first)
 
     def chunks(self, size: int) -> list["Pictures"]:
-        """Fixed batches, so that a picture always meets the same batch mates."""
+        """Fixed batches, so that a picture always meets the same batch mates.
+
+        Args:
+            size: Pictures of up to 64 x 64 pixels in a batch; of larger ones there are fewer.
+        """
+        size = fitting(size, self.images)
         return [
             Pictures(self.images[i : i + size], self.prompts[i : i + size], self.first + i)
             for i in range(0, len(self), size)

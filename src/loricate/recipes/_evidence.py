@@ -109,7 +109,7 @@ def _probes(subjects: Sequence[Subject], runner: Runner) -> list[Check]:
     if len(subjects) > 1:
         base, target = subjects[:2]
         images, _ = found[base.name, lengths[-1]]
-        moved = runner.drift(target, pictures, images)
+        moved = _drift(target, pictures, images, runner)
         _, white_box = found[target.name, lengths[-1]]
         checks.append(transfer_check(target.name, moved.tolist(), white_box.tolist()))
     return checks
@@ -120,10 +120,20 @@ def _probed(
 ) -> tuple[Images, Tensor]:
     """Adversarial pictures after so many steps, and the latent drift they cause."""
     objective, threat = LatentShift(), ThreatModel(ball=Linf(epsilon=runner.plan.epsilon))
-    surface = subject.surface(objective, pictures.prompts, runner.plan.attacked_edit)
-    seeds = sample_seeds(runner.seed, pictures.indices, "probe")
-    result = PGD(steps=steps)(surface, objective, threat, pictures.images, seeds=seeds)
-    return result.adversarial, runner.drift(subject, pictures, result.adversarial)
+    parts = []
+    for chunk in pictures.chunks(runner.plan.batch_size):
+        surface = subject.surface(objective, chunk.prompts, runner.plan.attacked_edit)
+        seeds = sample_seeds(runner.seed, chunk.indices, "probe")
+        result = PGD(steps=steps)(surface, objective, threat, chunk.images, seeds=seeds)
+        parts.append(result.adversarial)
+    adversarial = torch.cat(parts)
+    return adversarial, _drift(subject, pictures, adversarial, runner)
+
+
+def _drift(subject: Subject, pictures: Pictures, attacked: Images, runner: Runner) -> Tensor:
+    chunks = pictures.chunks(runner.plan.batch_size)
+    parts = attacked.split([len(chunk) for chunk in chunks])
+    return torch.cat([runner.drift(subject, *pair) for pair in zip(chunks, parts, strict=True)])
 
 
 def _rows_of_pictures(subjects: Sequence[Subject], runner: Runner, out: Path) -> list[Blob]:
