@@ -188,7 +188,7 @@ def _side(share: float, smallest: int, like: Images) -> int:
 
 
 def _bump(side: int, like: Tensor) -> Tensor:
-    """A hill beside a hole of the same shape, at unit length."""
+    """A hill beside a hole of the same energy, at unit length."""
     half = side // 2
     bump = torch.cat([_hill(half, side), -_hill(side - half, side)])
     unit: Tensor = bump / bump.square().sum().sqrt()
@@ -202,8 +202,8 @@ def _hill(rows: int, columns: int) -> Tensor:
         (torch.arange(columns) - columns // 2).abs(),
     )
     steps = 1 / torch.arange(1, max(rows, columns) // 2 + 2).square()
-    heights: Tensor = steps.flip(0).cumsum(0).flip(0)
-    return heights[away]
+    hill: Tensor = steps.flip(0).cumsum(0).flip(0)[away]
+    return hill / hill.square().sum().sqrt()
 
 
 def _signs(numbers: Tensor) -> Tensor:
