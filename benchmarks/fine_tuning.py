@@ -90,7 +90,7 @@ class Plan:
     draws: int = 2
     gate: GatedLora = field(
         default_factory=lambda: GatedLora(
-            schedule=Schedule(steps=60, batch_size=8, learning_rate=3e-3)
+            schedule=Schedule(steps=100, batch_size=8, learning_rate=1e-2)
         )
     )
     calibration: int = 24

@@ -45,9 +45,9 @@ class GatedLora(Spec):
     registry_kind = "defenses"
 
     rank: Count = 4
-    gate_weight: Weight = 0.1
+    gate_weight: Weight = 2.0
     schedule: Schedule = field(
-        default_factory=lambda: Schedule(steps=150, batch_size=8, learning_rate=2e-3)
+        default_factory=lambda: Schedule(steps=150, batch_size=8, learning_rate=1e-2)
     )
 
     def train_gated(
