@@ -33,11 +33,13 @@ from loricate.surfaces.module import ModuleSurface
 
 with quiet():  # diffusers asks for torchvision when it is first imported, and does not need it
     from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     from loricate.families._tiny import tiny_pipeline
 
 __all__ = ["SD15"]
 
+_INDEX: Final = "model_index.json"
 _TOKENIZING: Final = Lock()  # a fast tokenizer refuses two threads at a time
 
 
@@ -62,6 +64,9 @@ class SD15(Family):
     def load(cls, source: str | Path, *, device: str = "cpu") -> Self:
         """The pipeline of a folder, a single file or a hub id.
 
+        A single file has weights alone. Configs and tokenizer are those of its folder, if there
+        is a ``model_index.json`` in it, as in repositories that offer both; else a hub is asked.
+
         Args:
             source: Where it comes from; safetensors only.
             device: Where it goes.
@@ -77,7 +82,7 @@ class SD15(Family):
             with quiet():
                 # Half precision is how weights are shipped, not how they are attacked.
                 pipe = _load(source).to(device, torch.float32)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SingleFileComponentError) as error:
             raise _no_pipeline(source, str(error)) from error
         return cls(pipe)
 
@@ -340,16 +345,25 @@ def _require_rgb(x: Batch, factor: int) -> None:
 
 def _load(source: str | Path) -> StableDiffusionPipeline:
     if Path(source).suffix == ".safetensors":
-        return StableDiffusionPipeline.from_single_file(str(source), safety_checker=None)
+        return StableDiffusionPipeline.from_single_file(
+            str(source), safety_checker=None, **_configs_beside(Path(source))
+        )
     return StableDiffusionPipeline.from_pretrained(
         str(source), use_safetensors=True, safety_checker=None, requires_safety_checker=False
     )
 
 
+def _configs_beside(file: Path) -> dict[str, str | bool]:
+    """The folder of a single file, where it has the configs that would come from a hub."""
+    if not (file.parent / _INDEX).is_file():
+        return {}
+    return {"config": str(file.parent), "local_files_only": True}
+
+
 def _require_pipeline_if_local(path: Path) -> None:
     """Refuse what is plainly a path but no pipeline, before a hub is asked about it."""
-    if path.is_dir() and not (path / "model_index.json").is_file():
-        raise _no_pipeline(path, "the folder has no model_index.json")
+    if path.is_dir() and not (path / _INDEX).is_file():
+        raise _no_pipeline(path, f"the folder has no {_INDEX}")
     is_plainly_a_path = (
         path.is_absolute() or path.suffix == ".safetensors" or path.parts[:1] == ("..",)
     )
@@ -360,5 +374,6 @@ def _require_pipeline_if_local(path: Path) -> None:
 def _no_pipeline(source: str | Path, why: str) -> PrerequisiteError:
     return PrerequisiteError(
         f"a Stable Diffusion 1.x pipeline at {str(source)!r} ({why})",
-        remedy="give a diffusers folder, a .safetensors file or a hub id you can reach",
+        remedy="give a diffusers folder, a hub id you can reach, or a .safetensors file; offline, "
+        "with the configs and the tokenizer of its pipeline in the same folder",
     )
