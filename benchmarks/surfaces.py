@@ -28,6 +28,7 @@ from loricate.defenses._training import Schedule
 from loricate.defenses.adversarial_lora import AdversarialLora
 from loricate.defenses.jpeg import JPEG
 from loricate.defenses.leaf_lora import LeafLora
+from loricate.evaluation.battery import battery_plan
 from loricate.evaluation.plan import Plan, Trial
 from loricate.evaluation.prompts import PromptTrial
 from loricate.objectives.denoising_loss import DenoisingLoss
@@ -40,12 +41,11 @@ from loricate.recipes._defaults import EPSILON, LEARNING_RATE
 from loricate.recipes._strategy import Strategy
 from loricate.recipes.report import report
 from loricate.recipes.survey import PromptPlan, SurveySpec, survey
-from loricate.records.names import STRONGEST, Metrics
+from loricate.records.names import HARDENED, STRONGEST, Metrics
 from loricate.records.schema import RunRecord
 from loricate.report.matrix import Matrix, matrices
 from loricate.report.words import interval
 
-COMPOSED = "hardened"
 PARTS = ("jpeg", "encoder", "text")
 
 
@@ -70,7 +70,7 @@ def strategies(*, quick: bool) -> dict[str, Strategy]:
     )
     jpeg = JPEG(quality=75)
     return {
-        COMPOSED: Strategy(defense=(jpeg, encoder, text)),
+        HARDENED: Strategy(defense=(jpeg, encoder, text)),
         "jpeg": Strategy(defense=(jpeg,)),
         "encoder": Strategy(defense=(encoder,)),
         "text": Strategy(defense=(text,)),
@@ -133,6 +133,7 @@ def spec(*, quick: bool, n_images: int) -> SurveySpec:
         plan=image_plan(quick=quick, n_images=n_images),
         strategies=strategies(quick=quick),
         prompts=prompt_plan(quick=quick),
+        battery=battery_plan(EPSILON, "quick" if quick else "standard"),
         quick=quick,
     )
 
@@ -154,7 +155,7 @@ def composition(record: RunRecord) -> str:
         for a in record.aggregates
         if (a.metric, a.attack, a.norm) == (Metrics.ATTACK_SUCCESS, STRONGEST, "linf")
     }
-    whole = worst[COMPOSED]
+    whole = worst[HARDENED]
     lines = []
     for name in PARTS:
         part = worst[name]

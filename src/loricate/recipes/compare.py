@@ -9,7 +9,7 @@ from loricate.basics.errors import ConfigError, ConfigProblem, nearest
 from loricate.evaluation.aggregates import worst_case
 from loricate.evaluation.statistics import holm, mcnemar_exact
 from loricate.records.io import read_record, read_rows
-from loricate.records.names import BASE, NO_ATTACK, STRONGEST, Metrics
+from loricate.records.names import BASE, HARDENED, NO_ATTACK, STRONGEST, Metrics
 from loricate.records.schema import Aggregate, RunRecord, SampleRow
 
 __all__ = ["MAIN_METRICS", "Column", "Comparison", "Condition", "Difference", "Paired", "compare"]
@@ -22,7 +22,6 @@ MAIN_METRICS = (
 )
 """What is shown unless other metrics are asked for."""
 
-_HARDENED = "hardened"
 _SHARED_SETTINGS = ("model", "images", "judge", "seed", "plan")
 _PAIRED_SETTINGS = ("model", "images", "seed")
 _BROKEN = "edit_broken"
@@ -186,7 +185,7 @@ def _columns(records: Mapping[str, RunRecord], subjects: Sequence[str]) -> tuple
         _require_known("subject", subjects, (s for found in present.values() for s in found))
     chosen = []
     for index, (name, found) in enumerate(present.items()):
-        usual = found if len(records) == 1 else [BASE, _HARDENED] if index == 0 else [_HARDENED]
+        usual = found if len(records) == 1 else [BASE, HARDENED] if index == 0 else [HARDENED]
         chosen += [Column(name, each) for each in subjects or usual if each in found]
     return tuple(chosen)
 
@@ -273,7 +272,7 @@ def _paired(runs: Sequence[Path], records: Mapping[str, RunRecord]) -> tuple[Pai
 def _broken(rows: Iterable[SampleRow]) -> _Broken:
     """Which samples the worst case of each radius breaks on the hardened model."""
     table: _Broken = {}
-    for row in worst_case(row for row in rows if row.subject == _HARDENED):
+    for row in worst_case(row for row in rows if row.subject == HARDENED):
         if _BROKEN in row.values:
             table.setdefault((row.norm, row.epsilon), {})[row.sample] = bool(row.values[_BROKEN])
     return table

@@ -11,6 +11,7 @@ from loricate.basics.errors import ConfigProblem
 from loricate.basics.spec import Count, Fraction01, PixelLength, Spec, to_toml
 from loricate.core.family import EditSettings, Family
 from loricate.core.training import Observer, silent
+from loricate.evaluation.battery import BatteryPlan, battery
 from loricate.evaluation.prompt_aggregates import aggregate_prompts
 from loricate.evaluation.prompts import PromptEvaluation, PromptRow, PromptTrial
 from loricate.evaluation.subjects import Pictures, Subject
@@ -25,8 +26,8 @@ from loricate.recipes._models import judge_of, load_family, model_path
 from loricate.recipes._record import Run, write_run
 from loricate.recipes._run_spec import RunSpec
 from loricate.recipes._strategy import Material, Strategy, build
-from loricate.records.names import BASE
-from loricate.records.schema import Aggregate, RunRecord
+from loricate.records.names import BASE, HARDENED
+from loricate.records.schema import Aggregate, Check, RunRecord
 
 __all__ = ["PromptPlan", "SurveySpec", "survey"]
 
@@ -65,12 +66,15 @@ class SurveySpec(RunSpec):
         strategies: What is trained and attacked, by name; ``hardened`` is judged.
         deployments: What is attacked as it is, with adapters from files.
         prompts: How prompts are attacked; ``None`` leaves them out.
+        battery: How the attack is checked on ``hardened``, or on the base where there is none;
+            ``None`` leaves the battery out.
         trained_epsilon: Radius the adapters are trained against, for the verdict.
     """
 
     strategies: dict[str, Strategy] = field(default_factory=dict)
     deployments: tuple[Deployment, ...] = ()
     prompts: PromptPlan | None = None
+    battery: BatteryPlan | None = None
     trained_epsilon: PixelLength = EPSILON
 
     @property
@@ -125,10 +129,16 @@ def survey(
         )
     with clock("prompts"):
         prompted = _prompted(spec, subjects, pictures, out)
+    with clock("battery"):
+        checks = _checked(spec, subjects, pictures, observe)
     run = Run(
         kind="evaluate",
         spec=spec,
-        evidence=replace(evidence, aggregates=evidence.aggregates + prompted),
+        evidence=replace(
+            evidence,
+            aggregates=evidence.aggregates + prompted,
+            checks=evidence.checks + checks,
+        ),
         seconds=clock.seconds,
         base=base,
         trained_epsilon=float(spec.trained_epsilon),
@@ -151,6 +161,16 @@ def _built(
         ).subject
         for name, strategy in spec.strategies.items()
     ]
+
+
+def _checked(
+    spec: SurveySpec, subjects: Sequence[Subject], pictures: Pictures, observe: Observer
+) -> tuple[Check, ...]:
+    if spec.battery is None:
+        return ()
+    named = {subject.name: subject for subject in subjects}
+    judged = named.get(HARDENED, subjects[0])
+    return battery(subjects[0], judged, pictures, spec.battery, seed=spec.seed, observe=observe)
 
 
 def _prompted(

@@ -5,6 +5,7 @@ from typing import Final
 __all__ = [
     "BASE",
     "CONTROLS",
+    "HARDENED",
     "NO_ATTACK",
     "NO_OBJECTIVE",
     "PARTS",
@@ -20,11 +21,14 @@ __all__ = [
 BASE: Final = "base"
 """The undefended model."""
 
+HARDENED: Final = "hardened"
+"""The model the verdict is about."""
+
 CONTROLS: Final = ("control_plain", "control_noise", "control_truncation", "control_full")
 PARTS: Final = ("part_adapter", "part_preprocessing")
 """The adapter without its preprocessing, and the preprocessing without the adapter."""
 
-SUBJECTS: Final = (BASE, "hardened", *PARTS, *CONTROLS)
+SUBJECTS: Final = (BASE, HARDENED, *PARTS, *CONTROLS)
 
 NO_ATTACK: Final = "none"
 """Attack of an aggregate measured on clean inputs; its epsilon is 0."""
