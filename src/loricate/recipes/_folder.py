@@ -1,5 +1,7 @@
-"""One run a folder: claimed by its settings."""
+"""One run a folder: claimed by its settings, and by what it starts from."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from loricate.basics.errors import ConfigError, ConfigProblem
@@ -8,18 +10,21 @@ from loricate.records.io import write_atomically
 __all__ = ["CONFIG", "claim"]
 
 CONFIG = "config.toml"
+_INPUTS = "inputs.json"
 
 
-def claim(out: Path, config: str, *, resume: bool) -> None:
+def claim(out: Path, config: str, *, resume: bool, inputs: Mapping[str, str] | None = None) -> None:
     """Make a folder this run's, or find that it already is.
 
     Args:
         out: Run folder.
         config: Settings as TOML.
         resume: Whether the folder may hold the run's beginnings.
+        inputs: Digests of model and data by name; those of the beginnings must be the same.
 
     Raises:
-        ConfigError: The folder holds another run, one that was not to be resumed, or other files.
+        ConfigError: The folder holds another run, one that was not to be resumed, other files, or
+            the beginnings of a run on another model or other data.
     """
     path = out / CONFIG
     if not path.exists() and out.is_dir() and any(out.iterdir()):
@@ -31,4 +36,15 @@ def claim(out: Path, config: str, *, resume: bool) -> None:
     if path.exists() and path.read_text() != config:
         expected = f"the settings in {path}; change them in a new folder"
         raise ConfigError(ConfigProblem(key="resume", expected=expected, got="other settings"))
+    _require_same(out / _INPUTS, inputs or {})
     write_atomically(path, config.encode())
+    if inputs:
+        write_atomically(out / _INPUTS, json.dumps(inputs, indent=1).encode())
+
+
+def _require_same(path: Path, inputs: Mapping[str, str]) -> None:
+    before = json.loads(path.read_text()) if path.exists() else {}
+    changed = [name for name, found in inputs.items() if before.get(name, found) != found]
+    if changed:
+        expected = f"the {' and the '.join(changed)} that the run in {path.parent} began with"
+        raise ConfigError(ConfigProblem(key="resume", expected=expected, got="changed ones"))

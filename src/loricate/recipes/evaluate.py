@@ -15,6 +15,7 @@ from loricate.recipes._data import held_out_pictures
 from loricate.recipes._defaults import EPSILON
 from loricate.recipes._evidence import gather
 from loricate.recipes._folder import claim
+from loricate.recipes._inputs import digests_of
 from loricate.recipes._models import judge_of, load_family, model_path
 from loricate.recipes._record import Run, write_run
 from loricate.recipes._run_spec import RunSpec
@@ -52,14 +53,15 @@ def evaluate(
         The record; without an adapter its verdict is inconclusive.
 
     Raises:
-        ConfigError: ``out`` holds another run, or there are no pictures.
+        ConfigError: ``out`` holds another run or one that began with another model or other
+            pictures, or there are no pictures.
         PrerequisiteError: The model cannot be loaded.
     """
     path, clock = model_path(spec.model), Clock()
     base = load_family(path, spec.device)
     pictures = held_out_pictures(path, spec.images, base.image_size).on(base.device)
     adapter = None if spec.adapter is None else PEFT(component="vae").read(spec.adapter)
-    claim(out, to_toml(spec), resume=resume)
+    claim(out, to_toml(spec), resume=resume, inputs=digests_of(base, pictures))
     before = digest(base.vae.state_dict())
     family = base.with_vae(copy.deepcopy(base.vae))
     attached = None if adapter is None else load(family.vae, adapter, "vae")

@@ -37,6 +37,7 @@ from loricate.recipes._defaults import (
 )
 from loricate.recipes._evidence import gather
 from loricate.recipes._folder import claim
+from loricate.recipes._inputs import digests_of
 from loricate.recipes._matching import truncation_of_cost
 from loricate.recipes._models import judge_of, load_family, model_path
 from loricate.recipes._record import Run, write_run
@@ -175,7 +176,8 @@ def harden(
         The record, verdict included.
 
     Raises:
-        ConfigError: ``out`` holds another run, or there are no pictures.
+        ConfigError: ``out`` holds another run or one that began with another model or other
+            pictures, or there are no pictures.
         PrerequisiteError: The model cannot be loaded.
     """
     path, clock = model_path(spec.model), Clock()
@@ -183,7 +185,7 @@ def harden(
     images = calibration_images(path, spec.images, family.image_size).to(family.device)
     pictures = held_out_pictures(path, spec.images, family.image_size).on(family.device)
     # Not before model and pictures are there: a mistyped path must not cost the user the folder.
-    claim(out, to_toml(spec), resume=resume)
+    claim(out, to_toml(spec), resume=resume, inputs=digests_of(family, pictures, images))
     before = digest(family.vae.state_dict())
     with clock("train"):
         trained = _train(spec, family, images, out, observe)

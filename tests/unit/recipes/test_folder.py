@@ -22,3 +22,20 @@ def test_an_empty_folder_is_claimed_and_resumed(tmp_path: Path) -> None:
     claim(tmp_path, "seed = 0\n", resume=True)
     with pytest.raises(ConfigError):
         claim(tmp_path, "seed = 1\n", resume=True)
+
+
+def test_a_run_is_resumed_on_what_it_began_with(tmp_path: Path) -> None:
+    began = {"vae": "1", "unet": "2"}
+    claim(tmp_path, "seed = 0\n", resume=False, inputs=began)
+    claim(tmp_path, "seed = 0\n", resume=True, inputs=began)
+    with pytest.raises(ConfigError, match="the unet that the run") as caught:
+        claim(tmp_path, "seed = 0\n", resume=True, inputs=began | {"unet": "3"})
+    assert caught.value.problems[0].key == "resume"
+    claim(tmp_path, "seed = 0\n", resume=True, inputs=began)  # a refusal changes nothing
+
+
+def test_the_beginnings_of_older_versions_have_no_digests(tmp_path: Path) -> None:
+    claim(tmp_path, "seed = 0\n", resume=False)
+    claim(tmp_path, "seed = 0\n", resume=True, inputs={"vae": "1"})
+    with pytest.raises(ConfigError):
+        claim(tmp_path, "seed = 0\n", resume=True, inputs={"vae": "2"})
