@@ -11,7 +11,7 @@ from torch import nn
 
 from loricate.adapters.adapter import Adapter
 from loricate.attacks.pgd import PGD
-from loricate.basics.errors import ConfigError, ConfigProblem
+from loricate.basics.errors import ConfigError, ConfigProblem, UnsupportedError
 from loricate.basics.quantities import parse_pixel_length
 from loricate.core.balls import ball
 from loricate.core.domain import PIXELS
@@ -94,8 +94,9 @@ def harden_module(
         ConfigError: A value is out of range, or no layer can be updated.
         NumericalError: Images hold NaN or leave [0, 1], or the loss diverges.
         ShapeError: The module does not return one row a picture.
+        UnsupportedError: Module or images are in half precision.
     """
-    PIXELS.require(images)
+    _require(module, images)
     if rank < 1:
         raise ConfigError(ConfigProblem(key="rank", expected="an integer of at least 1", got=rank))
     chosen = spec or default_spec(
@@ -138,8 +139,9 @@ def attack_module(
     Raises:
         ConfigError: A value is out of range.
         NumericalError: Images hold NaN or leave [0, 1].
+        UnsupportedError: Module or images are in half precision.
     """
-    PIXELS.require(images)
+    _require(module, images)
     attack = PGD(steps=steps, n_restarts=n_restarts)
     threat = ThreatModel(ball=ball(norm, parse_pixel_length(epsilon)))
     surface = ModuleSurface(module)
@@ -149,6 +151,15 @@ def attack_module(
             for indices, chunk in _chunks(images)
         ]
     return torch.cat([result.adversarial for result in results])
+
+
+def _require(module: nn.Module, images: Images) -> None:
+    """Refuse what is no picture, and what rounds more coarsely than budgets are checked."""
+    PIXELS.require(images)
+    kinds = {each.dtype for each in (images, *module.parameters()) if each.is_floating_point()}
+    if halves := kinds & {torch.float16, torch.bfloat16}:
+        hint = "pass images.float() and module.float(); results may be cast back"
+        raise UnsupportedError(f"{halves.pop()}", by="attacks inside a budget", hint=hint)
 
 
 @contextmanager

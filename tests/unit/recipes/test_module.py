@@ -12,7 +12,7 @@ from torch import nn
 
 import loricate
 from loricate.attacks.fgsm import FGSM
-from loricate.basics.errors import ConfigError, NumericalError, ShapeError
+from loricate.basics.errors import ConfigError, NumericalError, ShapeError, UnsupportedError
 from loricate.defenses._training import Schedule
 from loricate.defenses.adversarial_lora import AdversarialLora
 from loricate.integrity.digest import digest
@@ -237,3 +237,18 @@ def test_large_sets_are_attacked_in_batches_that_change_nothing(module) -> None:
     assert together.shape == images.shape
     head = loricate.attack_module(module, images[:64], steps=2, n_restarts=1)
     assert torch.equal(together[:64], head)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("is_module", [False, True])
+def test_half_precision_is_refused_with_the_way_out(dtype: torch.dtype, is_module: bool) -> None:
+    with torch.random.fork_rng():
+        module = torch.nn.Conv2d(3, 4, 3)
+    images = torch.full((2, 3, 8, 8), 0.5)
+    if is_module:
+        module = module.to(dtype)
+    else:
+        images = images.to(dtype)
+    for call in (loricate.attack_module, loricate.harden_module):
+        with pytest.raises(UnsupportedError, match=r"images.float\(\) and module.float\(\)"):
+            call(module, images)
