@@ -26,8 +26,10 @@ from loricate.core.prompt_attack import PromptAttack
 from loricate.core.text_budgets import CharBudget
 from loricate.defenses._training import Schedule
 from loricate.defenses.adversarial_lora import AdversarialLora
+from loricate.defenses.denoiser_lora import DenoiserLora
 from loricate.defenses.jpeg import JPEG
 from loricate.defenses.leaf_lora import LeafLora
+from loricate.defenses.srl_vae import SrlVae
 from loricate.evaluation.battery import battery_plan
 from loricate.evaluation.plan import Plan, Trial
 from loricate.evaluation.prompts import PromptTrial
@@ -46,12 +48,12 @@ from loricate.records.schema import RunRecord
 from loricate.report.matrix import Matrix, matrices
 from loricate.report.words import interval
 
-PARTS = ("jpeg", "encoder", "text")
+PARTS = ("jpeg", "encoder", "text", "denoiser")
 
 
 def strategies(*, quick: bool) -> dict[str, Strategy]:
     """The composition, its parts, and controls of equal compute."""
-    steps = 20 if quick else 600
+    steps = 20 if quick else 500
     encoder = AdversarialLora(
         inner=FGSM(),
         epsilon=EPSILON,
@@ -61,19 +63,28 @@ def strategies(*, quick: bool) -> dict[str, Strategy]:
     noise = AdversarialLora(
         inner=RandomNoise(), epsilon=EPSILON, max_drift=0.09, schedule=encoder.schedule
     )
-    words = Schedule(steps=steps, batch_size=32, learning_rate=5e-3)
+    words = Schedule(steps=20 if quick else 400, batch_size=32, learning_rate=5e-3)
     text, typos = (
         LeafLora(
             inner=RandomCharacters(n_restarts=n), rank_budget=0.35, max_drift=0.13, schedule=words
         )
         for n in (4, 1)
     )
+    short = Schedule(steps=20 if quick else 150, learning_rate=1e-3)
+    denoiser = DenoiserLora(inner=FGSM(), epsilon=EPSILON, rank_budget=0.02, schedule=short)
+    srl_vae = SrlVae(
+        inner=FGSM(),
+        epsilon=EPSILON,
+        schedule=Schedule(steps=20 if quick else 250, learning_rate=LEARNING_RATE),
+    )
     jpeg = JPEG(quality=75)
     return {
-        HARDENED: Strategy(defense=(jpeg, encoder, text)),
+        HARDENED: Strategy(defense=(jpeg, encoder, text, denoiser)),
         "jpeg": Strategy(defense=(jpeg,)),
         "encoder": Strategy(defense=(encoder,)),
         "text": Strategy(defense=(text,)),
+        "denoiser": Strategy(defense=(denoiser,)),
+        "srl_vae": Strategy(defense=(srl_vae,)),
         "control_noise": Strategy(defense=(noise, typos)),
     }
 

@@ -202,6 +202,10 @@ class Family(ABC):
         """
 
     @abstractmethod
+    def denoising_residual(self, prompt: str = "", *, on_latents: bool = False) -> Surface:
+        """Pixels, or latents, to predicted noise minus noise, with one prompt for all."""
+
+    @abstractmethod
     def denoiser_features(self, latents: Tensor) -> Tensor:
         """What the denoiser's first block makes of clean latents: where drift would be felt."""
 

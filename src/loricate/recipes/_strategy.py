@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from threading import Lock
+from typing import Final, final
 
 from loricate.basics.errors import ConfigProblem
 from loricate.basics.registry import key_of
@@ -14,11 +15,14 @@ from loricate.basics.spec import Spec, to_toml
 from loricate.core.defense import InputDefense
 from loricate.core.family import Component, Family
 from loricate.core.shapes import Images
+from loricate.core.surface import Surface
 from loricate.core.training import Observer
 from loricate.defenses._adapter_defense import AdapterDefense
 from loricate.defenses._prompt_target import PromptTarget
 from loricate.defenses._target import Target, Trained
+from loricate.defenses.denoiser_lora import DenoiserLora
 from loricate.defenses.leaf_lora import LeafLora
+from loricate.defenses.srl_vae import SrlVae
 from loricate.evaluation.subjects import Subject
 from loricate.surfaces.defended import defended
 
@@ -113,27 +117,34 @@ def build(
         The pipeline, its adapters attached.
     """
     family, trained = base, dict[Component, Trained]()
-    for part in strategy.adapters:
+    for at, part in enumerate(strategy.adapters):
         component = _component(part)
         family = family.with_module(component, copy.deepcopy(family.module(component)))
-        job = _Job(part, family, strategy.preprocessing, material, seed, observe)
+        before = strategy.adapters[:at] if isinstance(part, DenoiserLora) else ()
+        job = _Job(part, family, strategy.preprocessing, before, material, seed, observe)
         trained[component] = job.run(f"{name}: {component}", folder)
     return Built(Subject(name, family, strategy.preprocessing), trained)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One adapter, on a copy of its part."""
+    """One adapter, on a copy of its part, behind the preprocessing and adapters it will meet."""
 
     part: AdapterDefense | LeafLora
     family: Family
     inputs: tuple[InputDefense, ...]
+    before: tuple[AdapterDefense | LeafLora, ...]
     material: Material
     seed: int
     observe: Observer
 
     def run(self, phase: str, folder: Path) -> Trained:
         path = folder / f"{self._name()}.safetensors"
+        # Whoever comes second finds the training finished.
+        with _lock(path):
+            return self._trained(phase, path)
+
+    def _trained(self, phase: str, path: Path) -> Trained:
         if isinstance(self.part, LeafLora):
             return self._on_prompts(self.part, phase, path)
         return self.part.train(
@@ -147,14 +158,23 @@ class _Job:
 
     def _name(self) -> str:
         """Strategies that share an adapter share its training: it is named by what decides it."""
-        inputs = [] if isinstance(self.part, LeafLora) else [to_toml(each) for each in self.inputs]
-        words = json.dumps([to_toml(self.part), inputs, self.seed])
+        inputs = () if isinstance(self.part, LeafLora) else self.inputs
+        parts = [to_toml(each) for each in (self.part, *self.before, *inputs)]
+        words = json.dumps([parts, self.seed])
         return f"{key_of(type(self.part))}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
 
     def _target(self) -> Target:
-        inputs = tuple(each.bind(self.family) for each in self.inputs)
-        surface = defended(self.family.vae_posterior(), inputs)
-        return Target(self.family.vae, surface, self.family.encoder_prefixes)
+        family, part = self.family, self.part
+        if isinstance(part, DenoiserLora):
+            surface = self._behind(family.denoising_residual())
+            return Target(family.module("unet"), surface)
+        if isinstance(part, SrlVae):
+            surface = self._behind(family.autoencoder())
+            return Target(family.vae, surface, encoder=self._behind(family.vae_encoder()))
+        return Target(family.vae, self._behind(family.vae_posterior()), family.encoder_prefixes)
+
+    def _behind(self, surface: Surface) -> Surface:
+        return defended(surface, tuple(each.bind(self.family) for each in self.inputs))
 
     def _on_prompts(self, part: LeafLora, phase: str, path: Path) -> Trained:
         captions = self.material.captions
@@ -173,5 +193,17 @@ class _Job:
         )
 
 
+_LOCKS: Final[dict[Path, Lock]] = {}
+_GUARD: Final = Lock()
+
+
+def _lock(path: Path) -> Lock:
+    """The lock of a checkpoint, as strategies are built side by side."""
+    with _GUARD:
+        return _LOCKS.setdefault(path.absolute(), Lock())
+
+
 def _component(part: AdapterDefense | LeafLora) -> Component:
-    return "text_encoder" if isinstance(part, LeafLora) else "vae"
+    if isinstance(part, LeafLora):
+        return "text_encoder"
+    return "unet" if isinstance(part, DenoiserLora) else "vae"

@@ -15,6 +15,7 @@ from loricate.evaluation.battery import BatteryPlan, battery
 from loricate.evaluation.prompt_aggregates import aggregate_prompts
 from loricate.evaluation.prompts import PromptEvaluation, PromptRow, PromptTrial
 from loricate.evaluation.subjects import Pictures, Subject
+from loricate.evaluation.workers import Workers
 from loricate.integrity.digest import digest
 from loricate.recipes._clock import Clock
 from loricate.recipes._data import calibration_captions, calibration_images, held_out_pictures
@@ -149,18 +150,18 @@ def survey(
 def _built(
     spec: SurveySpec, base: Family, material: Material, out: Path, observe: Observer
 ) -> list[Subject]:
-    return [
-        build(
+    def built(name: str) -> Subject:
+        return build(
             name,
-            strategy,
+            spec.strategies[name],
             base,
             material,
             seed=spec.seed,
             observe=observe,
             folder=out / "checkpoints",
         ).subject
-        for name, strategy in spec.strategies.items()
-    ]
+
+    return list(Workers.suited_to(material.images).map(built, list(spec.strategies)))
 
 
 def _checked(
