@@ -205,11 +205,11 @@ class Bench:
                 family = self.gated(seed)
             case "plain":
                 family = self.plain(seed)
-        if condition == "adaptive":
-            # Through the gate, where the other poisons only know the undefended model.
+        if condition in THROUGH_THE_GATE:
+            objective = THROUGH_THE_GATE[condition]
             pictures = self.tensor(
-                f"adaptive-{_slug(name)}-{seed}",
-                lambda: self.poisoned(family, name, seed, GateEvasion(), readout="gated"),
+                f"{condition}-{_slug(name)}-{seed}",
+                lambda: self.poisoned(family, name, seed, objective, readout="gated"),
             )
         else:
             pictures = self.pictures(name, seed, condition)
@@ -355,11 +355,18 @@ def _atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary.rename(path)
 
 
+THROUGH_THE_GATE = {
+    "reoptimized": GateEvasion(gate_weight=0.0),
+    "adaptive": GateEvasion(),
+}
+"""Attacks on the defended model; the other poisons know the undefended one alone."""
+
 PHASES = (
     ("base", ("clean", "noise", "ace")),
     ("untuned", ("clean",)),
     ("lord", ("ace", "adaptive", "clean")),
     ("plain", ("ace", "clean")),
+    ("lord", ("reoptimized",)),
     ("base", ("ace_plus",)),
 )
 """Models and what they are fine-tuned on, what is asked first in front."""
@@ -389,6 +396,7 @@ COMPARISONS = (
     ("base/noise", "base/ace_plus", "ACE+ beyond noise"),
     ("base/clean", "lord/clean", "LoRD on clean pictures"),
     ("lord/clean", "lord/ace", "ACE under LoRD"),
+    ("lord/clean", "lord/reoptimized", "ACE through LoRD"),
     ("lord/clean", "lord/adaptive", "the adaptive attack under LoRD"),
     ("plain/clean", "plain/ace", "ACE under a plain LoRA"),
     ("lord/ace", "base/ace", "ACE without LoRD, beyond ACE with it"),
