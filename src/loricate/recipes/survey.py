@@ -23,6 +23,7 @@ from loricate.recipes._defaults import EPSILON
 from loricate.recipes._deployment import Deployment, deploy
 from loricate.recipes._evidence import gather
 from loricate.recipes._folder import claim
+from loricate.recipes._inputs import digests_of
 from loricate.recipes._models import judge_of, load_family, model_path
 from loricate.recipes._record import Run, write_run
 from loricate.recipes._run_spec import RunSpec
@@ -118,7 +119,7 @@ def survey(
     images = calibration_images(path, spec.images, base.image_size).to(base.device)
     material = Material(images, calibration_captions(path))
     pictures = held_out_pictures(path, spec.images, base.image_size).on(base.device)
-    claim(out, to_toml(spec), resume=resume)
+    claim(out, to_toml(spec), resume=resume, inputs=digests_of(base, pictures, images))
     with clock("train"):
         built = _built(spec, base, material, out, observe)
     deployed = [deploy(base, each) for each in spec.deployments]
