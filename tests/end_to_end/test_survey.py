@@ -116,3 +116,12 @@ def test_plans_that_contradict_themselves_are_refused(change, word, tmp_path) ->
     path.write_text(PLAN.replace(*change, 1))
     with pytest.raises(ConfigError, match=word):
         read_spec(SurveySpec, path)
+
+
+def test_what_is_no_share_is_refused_before_anything_is_loaded(tmp_path, capsys) -> None:
+    (tmp_path / "plan.toml").write_text(PLAN)
+    out = tmp_path / "out"
+    arguments = ["survey", "--config", str(tmp_path / "plan.toml"), "--out", str(out)]
+    assert run([*arguments, "--shard", "4/4"]) == ExitCode.USAGE
+    assert "0/4" in capsys.readouterr().err
+    assert not out.exists()

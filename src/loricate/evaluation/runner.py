@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from loricate.basics.errors import ConfigError, ConfigProblem
 from loricate.basics.registry import key_of
 from loricate.core.attack import AttackResult
 from loricate.core.generators import sample_seeds
@@ -24,11 +25,11 @@ from loricate.evaluation.workers import Workers
 from loricate.metrics.latent_drift import LatentDrift
 from loricate.metrics.psnr import PSNR
 from loricate.metrics.ssim import SSIM
-from loricate.records.io import ROWS_FILE, RowLog, write_atomically
+from loricate.records.io import ROWS_FILE, RowLog, read_rows, write_atomically
 from loricate.records.names import NO_ATTACK, NO_OBJECTIVE
 from loricate.records.schema import EditRule, SampleRow
 
-__all__ = ["Runner"]
+__all__ = ["WHOLE", "Runner", "Shard"]
 
 _ADVERSARIAL: Final = "adversarial"
 
@@ -46,15 +47,55 @@ class _Outputs:
 
 @dataclass(frozen=True)
 class _Job:
-    """A trial at one radius on one subject."""
+    """A trial at one radius on one subject, for some pictures."""
 
     subject: Subject
     trial: Trial
     epsilon: float
+    chunk: Pictures
 
     @property
     def condition(self) -> Condition:
         return self.trial.condition(self.epsilon)
+
+
+@final
+@dataclass(frozen=True)
+class Shard:
+    """A share of the pictures: every ``count``-th batch, from the ``index``-th on.
+
+    Args:
+        index: Which share, from 0.
+        count: How many there are.
+    """
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """The share written as ``0/4``.
+
+        Args:
+            text: Index and count.
+
+        Raises:
+            ConfigError: It is nothing of the kind.
+        """
+        index, _, count = text.partition("/")
+        if index.isdecimal() and count.isdecimal() and int(index) < int(count):
+            return cls(int(index), int(count))
+        expected = "a share such as 0/4, 1/4, 2/4 or 3/4"
+        raise ConfigError(ConfigProblem(key="shard", expected=expected, got=text))
+
+    @property
+    def rows_file(self) -> str:
+        """Where its rows go, so that no two processes write one file."""
+        return f"rows-{self.index}-of-{self.count}.jsonl"
+
+
+WHOLE: Final = Shard(0, 1)
+_SHARDS: Final = "rows-*-of-*.jsonl"
 
 
 @dataclass(frozen=True)
@@ -70,6 +111,7 @@ class Runner:
         out: Run folder; it receives the rows and the adversarial pictures.
         seed: Root seed.
         observe: Told about every batch.
+        shard: Which share of the pictures, for several processes on one folder.
     """
 
     plan: Plan
@@ -80,11 +122,17 @@ class Runner:
     out: Path
     seed: int
     observe: Observer
+    shard: Shard = WHOLE
 
     @cached_property
     def log(self) -> RowLog:
-        """Rows of this run, those of an interrupted one included."""
-        return RowLog(self.out / ROWS_FILE)
+        """Rows of this run, those of an interrupted one included, and of its shards."""
+        if self.shard != WHOLE:
+            return RowLog(self.out / self.shard.rows_file)
+        log = RowLog(self.out / ROWS_FILE)
+        for path in sorted(self.out.glob(_SHARDS)):
+            log.extend(read_rows(path))
+        return log
 
     def run(self, subjects: Sequence[Subject]) -> None:
         """Clean rows, then every trial at every radius, for each subject.
@@ -93,15 +141,17 @@ class Runner:
             subjects: Models to evaluate, the base among them.
         """
         jobs = [
-            _Job(subject, trial, float(epsilon))
+            _Job(subject, trial, float(epsilon), chunk)
             for subject in subjects
             for trial in self.plan.trials
             if trial.includes(subject.name)
             for epsilon in trial.epsilons
+            for chunk in self._chunks(trial.n_images)
         ]
         workers = Workers.suited_to(self.pictures.images)
         for each in ([self.base], [s for s in subjects if s is not self.base]):
-            for rows in workers.map(self._clean, each):
+            clean = [(subject, chunk) for subject in each for chunk in self._chunks(None)]
+            for rows in workers.map(self._clean, clean):
                 self.log.extend(rows)
         self.observe("evaluate", 0, len(jobs), {})
         for done, rows in enumerate(workers.map(self._attack, jobs), start=1):
@@ -115,11 +165,16 @@ class Runner:
             subject: The attacked model.
             condition: Attack and radius.
         """
-        path = self._path(subject, condition)
-        if not path.exists():
+        parts = []
+        for chunk in self.pictures.chunks(self.plan.batch_size):
+            path = self._path(subject, condition, chunk.first)
+            if not path.exists():
+                break
+            with np.load(path, allow_pickle=False) as table:
+                parts.append(torch.from_numpy(table["adversarial"]))
+        if not parts:
             return None
-        with np.load(path, allow_pickle=False) as table:
-            levels = torch.from_numpy(table["adversarial"])
+        levels = torch.cat(parts)
         return (levels.permute(0, 3, 1, 2).float() / 255).to(self.pictures.images)
 
     def similarities(
@@ -132,11 +187,11 @@ class Runner:
             condition: Attack and radius.
             pictures: Some of those that were attacked.
         """
-        path = self._path(subject, condition)
         found = {
             row.sample: row.values["edit_ssim"]
             for row in self.log
-            if row.subject == subject.name and self._path(subject, Condition.of_row(row)) == path
+            if row.subject == subject.name
+            and _file_name(Condition.of_row(row)) == _file_name(condition)
         }
         return [found[index] for index in pictures.indices]
 
@@ -178,13 +233,15 @@ class Runner:
         clean = subject.latents(chunk.images, seeds)
         return LatentDrift()(subject.latents(adversarial, seeds), clean)
 
-    def _clean(self, subject: Subject) -> list[SampleRow]:
-        found = []
-        for chunk in self.pictures.chunks(self.plan.batch_size):
-            rows = self._rows(subject, _CLEAN, chunk)
-            if not self._has(rows):
-                found += _filled(rows, self._clean_values(subject, chunk))
-        return found
+    def _chunks(self, n_images: int | None) -> list[Pictures]:
+        """Batches of this shard among the first pictures."""
+        chunks = self.pictures.head(n_images).chunks(self.plan.batch_size)
+        return chunks[self.shard.index :: self.shard.count]
+
+    def _clean(self, job: tuple[Subject, Pictures]) -> list[SampleRow]:
+        subject, chunk = job
+        rows = self._rows(subject, _CLEAN, chunk)
+        return [] if self._has(rows) else _filled(rows, self._clean_values(subject, chunk))
 
     def _clean_values(self, subject: Subject, chunk: Pictures) -> dict[str, Tensor]:
         own, base = self._outputs(subject, chunk), self._outputs(self.base, chunk)
@@ -203,24 +260,18 @@ class Runner:
 
     def _attack(self, job: _Job) -> list[SampleRow]:
         """Rows of a job; its pictures are written first, so that rows never lack them."""
-        chunks = self.pictures.head(job.trial.n_images).chunks(self.plan.batch_size)
-        rows = [self._rows(job.subject, job.condition, chunk) for chunk in chunks]
-        path = self._path(job.subject, job.condition)
-        if path.exists() and all(map(self._has, rows)):
+        rows = self._rows(job.subject, job.condition, job.chunk)
+        path = self._path(job.subject, job.condition, job.chunk.first)
+        if path.exists() and self._has(rows):
             return []
-        results = [self._result(job, chunk) for chunk in chunks]
-        levels = [_levels(result.adversarial) for result in results]
-        filled = [
-            row
-            for chunk, result, blank in zip(chunks, results, rows, strict=True)
-            for row in _filled(blank, self._values(job, chunk, result))
-        ]
-        write_atomically(path, _npz(np.concatenate(levels)))
+        result = self._result(job)
+        filled = _filled(rows, self._values(job, result))
+        write_atomically(path, _npz(_levels(result.adversarial)))
         return filled
 
-    def _values(self, job: _Job, chunk: Pictures, result: AttackResult) -> dict[str, Tensor]:
-        values = self.score(job.subject, chunk, result.adversarial)
-        delta = result.adversarial - chunk.images
+    def _values(self, job: _Job, result: AttackResult) -> dict[str, Tensor]:
+        values = self.score(job.subject, job.chunk, result.adversarial)
+        delta = result.adversarial - job.chunk.images
         values["objective"] = result.value
         values["objective_clean"] = result.clean_value
         values["delta_size"] = job.trial.threat(job.epsilon).ball.size(delta)
@@ -228,8 +279,8 @@ class Runner:
             values["objective_start"], values["first_gradient"] = result.first
         return values
 
-    def _result(self, job: _Job, chunk: Pictures) -> AttackResult:
-        trial, subject = job.trial, job.subject
+    def _result(self, job: _Job) -> AttackResult:
+        trial, subject, chunk = job.trial, job.subject, job.chunk
         surface = subject.surface(trial.objective, chunk.prompts, self.plan.attacked_edit)
         seeds = sample_seeds(self.seed, chunk.indices, "attack", key_of(type(trial.attack)))
         threat = trial.threat(job.epsilon)
@@ -269,10 +320,14 @@ class Runner:
     def _has(self, rows: Sequence[SampleRow]) -> bool:
         return all(row.key in self.log for row in rows)
 
-    def _path(self, subject: Subject, condition: Condition) -> Path:
-        words = (condition.attack, condition.objective, condition.norm)
-        name = "-".join((*words, f"{condition.epsilon * 255:g}"))
-        return self.out / _ADVERSARIAL / subject.name / f"{name}.npz"
+    def _path(self, subject: Subject, condition: Condition, first: int) -> Path:
+        folder = self.out / _ADVERSARIAL / subject.name / _file_name(condition)
+        return folder / f"{first:06d}.npz"
+
+
+def _file_name(condition: Condition) -> str:
+    words = (condition.attack, condition.objective, condition.norm)
+    return "-".join((*words, f"{condition.epsilon * 255:g}"))
 
 
 def _levels(images: Images) -> NDArray[np.uint8]:

@@ -21,7 +21,7 @@ from loricate.evaluation.checks import curve_check, row_checks, transfer_check
 from loricate.evaluation.edit_rule import calibrate
 from loricate.evaluation.paired import compare
 from loricate.evaluation.plan import Condition, Plan
-from loricate.evaluation.runner import Runner
+from loricate.evaluation.runner import Runner, Shard
 from loricate.evaluation.subjects import FeatureSpace, Pictures, Subject
 from loricate.evaluation.workers import Workers
 from loricate.objectives.latent_shift import LatentShift
@@ -29,7 +29,7 @@ from loricate.records.io import write_blob
 from loricate.records.names import NO_ATTACK, RANDOM_NOISE
 from loricate.records.schema import Aggregate, Blob, Check, EditRule, SampleRow
 
-__all__ = ["Evidence", "gather"]
+__all__ = ["Evidence", "attack_share", "gather"]
 
 _SHOWN = 6
 _AT_THRESHOLD = 3
@@ -51,6 +51,34 @@ class Evidence:
     aggregates: tuple[Aggregate, ...]
     checks: tuple[Check, ...]
     blobs: tuple[Blob, ...]
+
+
+def attack_share(
+    subjects: Sequence[Subject],
+    judge: FeatureSpace,
+    pictures: Pictures,
+    plan: Plan,
+    out: Path,
+    shard: Shard,
+    *,
+    seed: int,
+    observe: Observer,
+) -> None:
+    """Rows and attacked pictures of one share; ``gather`` on the same folder takes them up.
+
+    Args:
+        subjects: Models, the base first.
+        judge: Feature space of edits.
+        pictures: Held-out pictures.
+        plan: Attacks and radii.
+        out: Run folder, shared by all shares.
+        shard: Which share.
+        seed: Root seed.
+        observe: Told about progress.
+    """
+    base, pictures = subjects[0], pictures.head(plan.n_images)
+    rule = calibrate(base, judge, pictures, plan, seed)
+    Runner(plan, pictures, judge, base, rule, out, seed, observe, shard).run(subjects)
 
 
 def gather(

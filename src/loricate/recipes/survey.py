@@ -14,14 +14,15 @@ from loricate.core.training import Observer, silent
 from loricate.evaluation.battery import BatteryPlan, battery
 from loricate.evaluation.prompt_aggregates import aggregate_prompts
 from loricate.evaluation.prompts import PromptEvaluation, PromptRow, PromptTrial
-from loricate.evaluation.subjects import Pictures, Subject
+from loricate.evaluation.runner import Shard
+from loricate.evaluation.subjects import FeatureSpace, Pictures, Subject
 from loricate.evaluation.workers import Workers
 from loricate.integrity.digest import digest
 from loricate.recipes._clock import Clock
 from loricate.recipes._data import calibration_captions, calibration_images, held_out_pictures
 from loricate.recipes._defaults import EPSILON
 from loricate.recipes._deployment import Deployment, deploy
-from loricate.recipes._evidence import gather
+from loricate.recipes._evidence import attack_share, gather
 from loricate.recipes._folder import claim
 from loricate.recipes._inputs import digests_of
 from loricate.recipes._models import judge_of, load_family, model_path
@@ -31,7 +32,7 @@ from loricate.recipes._strategy import Material, Strategy, build
 from loricate.records.names import BASE, HARDENED
 from loricate.records.schema import Aggregate, Check, RunRecord
 
-__all__ = ["PromptPlan", "SurveySpec", "survey"]
+__all__ = ["PromptPlan", "SurveySpec", "survey", "survey_share"]
 
 _JUDGE: Final = "judge"
 _PROMPT_ROWS: Final = "prompts.jsonl"
@@ -114,17 +115,10 @@ def survey(
         ConfigError: ``out`` holds another run, or the model brings no pictures or captions.
         PrerequisiteError: The model cannot be loaded.
     """
-    path, clock = model_path(spec.model), Clock()
-    base = load_family(path, spec.device)
-    images = calibration_images(path, spec.images, base.image_size).to(base.device)
-    material = Material(images, calibration_captions(path))
-    pictures = held_out_pictures(path, spec.images, base.image_size).on(base.device)
-    claim(out, to_toml(spec), resume=resume, inputs=digests_of(base, pictures, images))
+    clock = Clock()
     with clock("train"):
-        built = _built(spec, base, material, out, observe)
-    deployed = [deploy(base, each) for each in spec.deployments]
-    subjects = [Subject(BASE, base), *built, *deployed]
-    judge = judge_of(path, spec.judge, base)
+        scene = _scene(spec, out, observe, resume=resume)
+    subjects, pictures, judge = scene
     with clock("evaluate"):
         evidence = gather(
             subjects, judge, pictures, spec.plan, out, seed=spec.seed, observe=observe
@@ -142,10 +136,39 @@ def survey(
             checks=evidence.checks + checks,
         ),
         seconds=clock.seconds,
-        base=base,
+        base=subjects[0].family,
         trained_epsilon=float(spec.trained_epsilon),
     )
     return write_run(out, run)
+
+
+def survey_share(spec: SurveySpec, out: Path, shard: Shard, *, observe: Observer = silent) -> None:
+    """Attack every model on one share of the pictures; ``survey`` with ``resume`` does the rest.
+
+    Args:
+        spec: Model, strategies and plans.
+        out: Run folder, shared by all shares.
+        shard: Which share.
+        observe: Told about every step.
+    """
+    subjects, pictures, judge = _scene(spec, out, observe, resume=True)
+    attack_share(subjects, judge, pictures, spec.plan, out, shard, seed=spec.seed, observe=observe)
+
+
+def _scene(
+    spec: SurveySpec, out: Path, observe: Observer, *, resume: bool
+) -> tuple[list[Subject], Pictures, FeatureSpace]:
+    """Every model, trained where it has to be, the pictures, and the judge."""
+    path = model_path(spec.model)
+    base = load_family(path, spec.device)
+    images = calibration_images(path, spec.images, base.image_size).to(base.device)
+    material = Material(images, calibration_captions(path))
+    pictures = held_out_pictures(path, spec.images, base.image_size).on(base.device)
+    claim(out, to_toml(spec), resume=resume, inputs=digests_of(base, pictures, images))
+    built = _built(spec, base, material, out, observe)
+    deployed = [deploy(base, each) for each in spec.deployments]
+    judge = judge_of(path, spec.judge, base)
+    return [Subject(BASE, base), *built, *deployed], pictures, judge
 
 
 def _built(
