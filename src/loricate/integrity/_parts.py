@@ -54,10 +54,12 @@ class Obstacle(NamedTuple):
     Args:
         name: Its name in the archives it is in; empty for the file itself.
         why: Reason, in words.
+        is_chance: Whether bytes that mean something else look so by chance, and often.
     """
 
     name: str
     why: str
+    is_chance: bool = False
 
 
 @final
@@ -127,15 +129,21 @@ def _lzma() -> _Decompressor:
     return lzma.LZMADecompressor(memlimit=_MAX_MEMORY)
 
 
+def _inflater() -> _Decompressor:
+    return _Zlib(15)
+
+
 _COMPRESSED: dict[bytes, tuple[str, _Kind]] = {
     b"\x1f\x8b": ("a gzip file", lambda: _Zlib(31)),
     **{b"BZh%d" % level: ("a bzip2 file", bz2.BZ2Decompressor) for level in range(1, 10)},
     b"\xfd7zXZ\x00": ("an xz file", _lzma),
     b"]\x00\x00": ("an lzma file", _lzma),
-    **{bytes((0x78, level)): ("a zlib file", lambda: _Zlib(15)) for level in b"\x01\x5e\x9c\xda"},
+    **{bytes((0x78, level)): ("a zlib file", _inflater) for level in b"\x01\x5e\x9c\xda"},
 }
+_ZFILE = b"ZF0x"
+_ZFILE_HEADER = 21
 # Of these a few letters of text are the beginning too, so they have to decompress.
-_DOUBTFUL = ("a zlib file", "an lzma file")
+_DOUBTFUL = ("a zlib file", "an lzma file", "an old file of joblib")
 _METHODS: dict[int, _Kind] = {
     zipfile.ZIP_DEFLATED: lambda: _Zlib(-15),
     zipfile.ZIP_BZIP2: bz2.BZ2Decompressor,
@@ -306,12 +314,18 @@ def _member(part: Part, info: zipfile.ZipInfo, bounds: Bounds) -> Iterator[Part 
 
 def _compressed(beginning: bytes) -> _Members | None:
     known = (how for magic, how in _COMPRESSED.items() if beginning.startswith(magic))
-    if (how := next(known, None)) is None:
+    what, kind = next(known, (None, _inflater))
+    start = 0
+    if beginning.startswith(_ZFILE):
+        what = "an old file of joblib"
+        # One of Python 2 has a blank more in front of what is compressed.
+        start = _ZFILE_HEADER + beginning[_ZFILE_HEADER:].startswith(b" ")
+    if what is None:
         return None
-    what, kind = how
 
     def members(part: Part, bounds: Bounds) -> Iterator[Part | Obstacle]:
-        found = list(_decompressed(part, kind, bounds))
+        packed = _stretch(part, part.name, start, part.file.seek(0, io.SEEK_END))
+        found = list(_decompressed(packed, kind, bounds))
         if what not in _DOUBTFUL or any(isinstance(each, Part) for each in found):
             limit = f"{bounds.n_bytes_each >> 20} MiB"
             yield Obstacle(part.name, f"{what}, of which only pickles in {limit} are looked for")

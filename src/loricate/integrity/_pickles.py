@@ -8,11 +8,9 @@ from typing import IO, final
 
 from loricate.integrity._opcodes import Import, Stream, read_stream
 from loricate.integrity._parts import Bounds, Obstacle, Part, parts_of
+from loricate.integrity._suffixes import PICKLES
 
-__all__ = ["PICKLE_SUFFIXES", "Pickled", "read_pickles"]
-
-PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".joblib", ".dill")
-"""Extensions of files that somebody will load as pickles."""
+__all__ = ["Pickled", "read_pickles"]
 
 _COST_OF_A_STREAM = 10
 _MAX_HEADER = 1 << 20
@@ -29,10 +27,12 @@ class Pickled:
     Args:
         imports: What loading one of them imports, and the name of the file inside where it does.
         obstacles: What was not looked at.
+        n_spent: Opcodes that were followed, and what each pickle costs beside them.
     """
 
     imports: dict[Import, str]
     obstacles: tuple[Obstacle, ...]
+    n_spent: int
 
 
 def read_pickles(path: Path) -> Pickled:
@@ -49,25 +49,27 @@ def read_pickles(path: Path) -> Pickled:
     """
     imports: dict[Import, str] = {}
     obstacles = []
+    bounds = Bounds()
+    granted = bounds.n_opcodes
     with path.open("rb") as file:
-        for each in _found(Part("", file), path.name):
+        for each in _found(Part("", file), path.name, bounds):
             if isinstance(each, Obstacle):
                 obstacles.append(each)
             else:
                 imports.setdefault(*each)
-    return Pickled(imports=imports, obstacles=tuple(obstacles))
+    spent = granted - bounds.n_opcodes
+    return Pickled(imports=imports, obstacles=tuple(obstacles), n_spent=spent)
 
 
-def _found(file: Part, name: str) -> Iterator[tuple[Import, str] | Obstacle]:
+def _found(file: Part, name: str, bounds: Bounds) -> Iterator[tuple[Import, str] | Obstacle]:
     """Imports with the name of the part they are in; what goes wrong hides none found before."""
-    bounds = Bounds()
     try:
         for part in parts_of(file, bounds):
             if isinstance(part, Obstacle):
                 yield part
                 continue
             suffixes = PurePosixPath(part.name or name).suffixes
-            is_named = any(each.lower() in PICKLE_SUFFIXES for each in suffixes)
+            is_named = any(each.lower() in PICKLES for each in suffixes)
             for each in _of_part(part, is_named, bounds):
                 yield each if isinstance(each, Obstacle) else (each, part.name)
     except Exception as error:
@@ -78,7 +80,7 @@ def _found(file: Part, name: str) -> Iterator[tuple[Import, str] | Obstacle]:
 def _of_part(part: Part, is_named: bool, bounds: Bounds) -> Iterator[Import | Obstacle]:
     part.file.seek(0)
     is_array, has_objects = _numpy_header(part.file)
-    is_named |= has_objects
+    is_named = has_objects or (is_named and not is_array)
     start = part.file.tell()
     while bounds.n_opcodes > 0:
         here = part.file.tell()
@@ -90,7 +92,8 @@ def _of_part(part: Part, is_named: bool, bounds: Bounds) -> Iterator[Import | Ob
         # Behind a first pickle there may be anything, such as the numbers of torch's old files.
         is_first = here == start and (is_named or not part.name) and (has_objects or not is_array)
         if stream.is_too_long or (is_first and stream.is_marked):
-            yield Obstacle(part.name, f"the pickle at byte {here} {_why(stream, part)}")
+            why = f"the pickle at byte {here} {_why(stream, part)}"
+            yield Obstacle(part.name, why, is_chance=not stream.is_too_long)
         return
     yield Obstacle(part.name, "more pickles than can be followed")
 

@@ -11,14 +11,13 @@ from typing import Final, Literal, final
 
 from loricate.adapters.tensors import TensorFile, TensorInfo
 from loricate.basics.errors import HostileFileError, LoricateError, PrerequisiteError
+from loricate.integrity._suffixes import CODE, WEIGHTS
 
 __all__ = ["IGNORED", "FileEntry", "TensorEntry", "measure", "unlisted"]
 
 IGNORED: Final = (".cache/huggingface", ".git", ".gitattributes", ".github", ".gitignore")
 """What tools of transport leave at the top of a folder; no part of a model."""
 
-_WEIGHTS: Final = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".pkl", ".npz", ".gguf", ".onnx")
-_CODE: Final = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".bat", ".ps1", ".exe")
 _HOOKS: Final = ".git/hooks/"
 
 _CHUNK_BYTES: Final = 1 << 22
@@ -98,9 +97,9 @@ def unlisted(folder: Path) -> dict[str, Literal["weights", "code"]]:
             for name in names:
                 path = (Path(parent) / name).relative_to(folder).as_posix()
                 is_hook = path.startswith(_HOOKS) and not path.endswith(".sample")
-                if path.lower().endswith(_WEIGHTS):
+                if path.lower().endswith(WEIGHTS):
                     found[path] = "weights"
-                elif is_hook or path.lower().endswith(_CODE):
+                elif is_hook or path.lower().endswith(tuple(CODE)):
                     found[path] = "code"
     return dict(sorted(found.items()))
 

@@ -20,6 +20,7 @@ __all__ = ["Judged", "ScanReport", "Verdict", "all_rules", "scan"]
 Verdict: TypeAlias = Literal["pass", "fail", "inconclusive"]
 
 _BY_SCAN = "scan"
+_NO_PICKLE = "pickle"
 
 
 @final
@@ -49,7 +50,9 @@ class Judged:
     @property
     def is_judged(self) -> bool:
         """Whether anything can be said of the file; that it is no pickle is not enough."""
-        return bool(self.findings or (self.passed and self.content is not Content.OTHER))
+        is_known = self.content is not Content.OTHER
+        said = set(self.passed) - ({_NO_PICKLE} if self.content is Content.JSON else set())
+        return bool(self.findings or (said and is_known))
 
 
 @final

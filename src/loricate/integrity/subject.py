@@ -22,13 +22,15 @@ from loricate.integrity._readable import Readable, readable_part
 from loricate.integrity.features import Features, features
 from loricate.integrity.raw_header import RawHeader, is_safetensors, read_header
 
-__all__ = ["CONFIGS", "Content", "Subject"]
+__all__ = ["CONFIGS", "MAX_JSON_BYTES", "Content", "Subject"]
 
 CONFIGS = ("adapter_config.json", "config.json", "model_index.json")
 """Files that say how weights beside them are used, the most specific first."""
 
+MAX_JSON_BYTES = 50_000_000
+"""Largest file of JSON that is read."""
+
 _STATED_HASHES = {HASH_KEY, "modelspec.hash_sha256"}
-_MAX_JSON_BYTES = 50_000_000
 _BLANKS = " \t\n\r\ufeff"
 _CHUNK = 1 << 20
 _UNNAMED = "model"
@@ -248,7 +250,7 @@ def _open(path: Path, base: Base | None) -> AdapterFile:
 
 def _object(path: Path) -> Mapping[str, Any] | None:
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
+        if path.stat().st_size > MAX_JSON_BYTES:
             return None
         parsed = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from loricate.integrity._pickles import PICKLE_SUFFIXES
+from loricate.integrity._suffixes import PICKLES
 from loricate.integrity.finding import Finding, NotVerified, Severity
 from loricate.integrity.rule import Rule
 from loricate.integrity.subject import Content, Subject
@@ -69,7 +69,7 @@ def _mismatch(subject: Subject) -> tuple[Severity, str] | None:
             return Severity.HIGH, "the file is a safetensors file and a zip archive at once"
         case Content.SAFETENSORS if subject.pickled.imports:
             return Severity.HIGH, "the file is a safetensors file and a pickle at once"
-        case Content.SAFETENSORS if suffix in PICKLE_SUFFIXES:
+        case Content.SAFETENSORS if suffix in PICKLES:
             return Severity.MEDIUM, f"a safetensors file is named {suffix!r}"
         case Content.SAFETENSORS if suffix in _HARMLESS and suffix != ".safetensors":
             return Severity.LOW, f"a safetensors file is named {suffix!r}"

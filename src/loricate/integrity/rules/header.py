@@ -25,6 +25,25 @@ _PATH = re.compile(
     r"|<[a-z/!]|\$[{(]",  # markup
     re.IGNORECASE,
 )
+# Names of tokens and of LoRAs in prompts look like tags, and keys of JSON Schema like variables.
+_PLAIN_NAME = re.compile(r"<(?P<word>[\w-]+)(?::[\w.-]+)*>(?:_\d+)?|\$(?:schema|id|comment)")
+_TAGS = {
+    *("a", "applet", "audio", "base", "body", "button", "canvas", "embed", "form", "frame"),
+    *("frameset", "head", "html", "iframe", "image", "img", "input", "link", "listing", "marquee"),
+    *("math", "meta", "noembed", "noframes", "noscript", "object", "option", "plaintext"),
+    *(
+        "script",
+        "select",
+        "source",
+        "style",
+        "svg",
+        "template",
+        "textarea",
+        "title",
+        "video",
+        "xmp",
+    ),
+}
 _MAX_ESCAPED = 3
 _REWRITE = "write the file anew with the safetensors library, or do not use it"
 
@@ -36,10 +55,10 @@ class Header(Rule):
 
     Fires on files the strict reader refuses (high), names that occur twice (high, as one parser
     takes the first and another the last), names with control characters or markup, that lead out
-    of a folder or are addresses (high), whitespace in front or unusual whitespace between (medium,
-    a hidden channel), fields of tensors that no specification knows (medium), and padding (low). It
-    reads the raw JSON, so it sees what parsers resolve. It does not see a channel in the numbers or
-    the order of tensors.
+    of a folder or are addresses (high; a token such as ``<cat-toy>`` is none of these), whitespace
+    in front or unusual whitespace between (medium, a hidden channel), fields of tensors that no
+    specification knows (medium), and padding (low). It reads the raw JSON, so it sees what parsers
+    resolve. It does not see a channel in the numbers or the order of tensors.
 
     Args:
         max_padding: Blanks in a row that writers may need, in bytes.
@@ -132,6 +151,9 @@ class Header(Rule):
 
 
 def _is_odd(name: str) -> bool:
+    plain = _PLAIN_NAME.fullmatch(name)
+    if plain and str(plain["word"]).lower() not in _TAGS:
+        return False
     return bool(_CONTROL.search(name) or _PATH.search(name))
 
 

@@ -1,15 +1,10 @@
 """Pickles, which run code when they are loaded."""
 
-import io
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from picklescan.scanner import SafetyLevel, scan_pickle_bytes
-
-from loricate.integrity._opcodes import Import
+from loricate.integrity._grades import graded
 from loricate.integrity.finding import Finding, NotVerified, Severity
 from loricate.integrity.rule import Rule
 from loricate.integrity.subject import Content, Subject
@@ -24,9 +19,12 @@ class Pickle(Rule):
 
     Reads the opcodes of every pickle in a file, in what is compressed, in zip and tar archives
     inside of each other and in object arrays of numpy, found by content and not by name, and never
-    loads one. A safetensors file is read as a pickle too, as it may be both. Fires where
-    ``picklescan --strict`` does: on every import outside of its short allow-list. Text in which
-    letters happen to be opcodes is no pickle unless they call something.
+    loads one. Whatever a file is, it is read as a pickle too, as it may be both. Fires where
+    ``picklescan --strict`` does: on every import outside of its short allow-list, to which
+    ``torch._utils._rebuild_parameter`` is added: it wraps a tensor that the same pickle has to make
+    in a ``Parameter``, imports nothing and calls nothing of it, and embeddings of the WebUI need
+    it. Fires on a safetensors file that goes on and on as a pickle as well, whatever it imports.
+    Text in which letters happen to be opcodes is no pickle unless they call something.
 
     Severity: critical for imports known to run code, high for all others.
 
@@ -35,24 +33,33 @@ class Pickle(Rule):
 
     Args:
         max_shown: Imports that are listed one by one.
+        max_chance: Opcodes that a safetensors file may look like by chance.
 
     Source: picklescan 1.0; the design page compares it with its peers.
     """
 
-    applies_to: ClassVar[frozenset[Content]] = frozenset(
-        {Content.PICKLE, Content.OTHER, Content.SAFETENSORS}
-    )
+    applies_to: ClassVar[frozenset[Content]] = frozenset(Content) - {Content.FOLDER}
 
     # A pickle that nobody could follow may be made for that.
     is_essential: ClassVar[bool] = True
 
     max_shown: int = 10
+    max_chance: int = 1000
 
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
-        """One finding for each import, and what could not be read."""
+        """One finding for each import, one for a second meaning, and what could not be read."""
         pickled = subject.pickled
-        graded = _graded(pickled.imports)
-        for each, severity in list(graded.items())[: self.max_shown]:
+        is_tensors = subject.content is Content.SAFETENSORS
+        if is_tensors and pickled.n_spent > self.max_chance:
+            yield self.finding(
+                subject,
+                Severity.HIGH,
+                "this safetensors file goes on and on as a pickle",
+                advice="do not load it; no writer of safetensors makes such a file",
+                n_opcodes=pickled.n_spent,
+            )
+        found = graded(pickled.imports)
+        for each, severity in list(found.items())[: self.max_shown]:
             place = f"{each.module}.{each.name}"
             inside = {"inside": name} if (name := pickled.imports[each]) else {}
             yield self.finding(
@@ -61,41 +68,10 @@ class Pickle(Rule):
                 f"loading this file imports {place}".encode("ascii", "backslashreplace").decode(),
                 advice="do not load it; ask for a safetensors file",
                 where=place,
-                n_imports=len(graded),
+                n_imports=len(found),
                 **inside,
             )
-        # Any number of tensors may begin like something else.
-        if subject.content is not Content.SAFETENSORS:
-            for obstacle in pickled.obstacles:
+        for obstacle in pickled.obstacles:
+            # The length of a header may look like the beginning of a pickle.
+            if not (is_tensors and obstacle.is_chance):
                 yield self.not_verified(subject, obstacle.why, where=obstacle.name or None)
-
-
-def _graded(imports: Mapping[Import, str]) -> dict[Import, Severity]:
-    """Imports that are not allowed, those known to be harmful first."""
-    stream = b"".join(_as_text(each.module) + _as_text(each.name) + b"\x93" for each in imports)
-    with _silenced():
-        result = scan_pickle_bytes(io.BytesIO(b"\x80\x04" + stream + b"."), "file", strict=False)
-    # Strict is what is not allowed, whether or not it is known to be harmful.
-    found = {
-        Import(each.module, each.name): each.safety is SafetyLevel.Dangerous
-        for each in result.globals
-        if each.safety is not SafetyLevel.Innocuous
-    }
-    ordered = sorted(found.items(), key=lambda item: (not item[1], item[0]))
-    return {each: Severity.CRITICAL if is_known else Severity.HIGH for each, is_known in ordered}
-
-
-def _as_text(name: str) -> bytes:
-    text = name.encode("utf-8", "surrogatepass")
-    return b"X" + len(text).to_bytes(4, "little") + text
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """Keep what picklescan logs from being printed."""
-    log = logging.getLogger("picklescan")
-    was_disabled, log.disabled = log.disabled, True
-    try:
-        yield
-    finally:
-        log.disabled = was_disabled

@@ -10,12 +10,13 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from loricate.integrity.finding import Severity
-from loricate.testing.corpora._case import Case, file_of
+from loricate.testing.corpora._case import Build, Case, file_of
 from loricate.testing.corpora.pickles import call
 
 __all__ = ["ARCHIVES", "POLYGLOTS", "tar_of", "zip_of"]
@@ -39,14 +40,17 @@ def zip_of(content: bytes, name: str = "archive/data.pkl", method: int = 0) -> b
     return file.getvalue()
 
 
-def tar_of(content: bytes, mode: Literal["w", "w:gz", "w:bz2"] = "w") -> bytes:
+def tar_of(
+    content: bytes, mode: Literal["w", "w:gz", "w:bz2"] = "w", name: str = "pickle"
+) -> bytes:
     """A tar archive of one file, as torch wrote it before its legacy form.
 
     Args:
         content: The file.
         mode: How it is compressed.
+        name: Name of the file.
     """
-    file, member = io.BytesIO(), tarfile.TarInfo("pickle")
+    file, member = io.BytesIO(), tarfile.TarInfo(name)
     member.size = len(content)
     with tarfile.open(fileobj=file, mode=mode) as archive:
         archive.addfile(member, io.BytesIO(content))
@@ -102,6 +106,11 @@ def _zip64() -> bytes:
     return file.getvalue()
 
 
+def _zfile(content: bytes, between: bytes = b"") -> bytes:
+    """As joblib compressed before 0.10: two letters, the length as text, and zlib."""
+    return b"ZF" + hex(len(content)).encode().ljust(19) + between + zlib.compress(content)
+
+
 def _objects() -> bytes:
     """An array whose field of objects is a pickle."""
     file = io.BytesIO()
@@ -117,6 +126,8 @@ _FILES: dict[str, tuple[str, bytes]] = {
     "zip_in_a_compressed_tar": ("a.gz", gzip.compress(tar_of(zip_of(_OS)))),
     "gzip_in_a_zip": ("a.zip", zip_of(gzip.compress(_OS), "a.bin")),
     "tar": ("a.pt", tar_of(_OS)),
+    "tar_that_begins_like_json": ("a.ckpt", tar_of(_OS, name="{")),
+    "tar_that_begins_like_a_list": ("a.pt", tar_of(_OS, name="[1]")),
     "tar_without_magic": ("a.pt", _without_magic(tar_of(_OS))),
     "tar_gz": ("a.tgz", tar_of(_OS, "w:gz")),
     "tar_bz2": ("a.dat", tar_of(_OS, "w:bz2")),
@@ -129,6 +140,8 @@ _FILES: dict[str, tuple[str, bytes]] = {
     "lzma": ("a.lzma", lzma.compress(_OS, lzma.FORMAT_ALONE)),
     "zlib": ("a.joblib", zlib.compress(_OS)),
     "zlib_stored": ("a.joblib", zlib.compress(_OS, 0)),
+    "old_joblib": ("a.joblib", _zfile(_OS)),
+    "old_joblib_of_python_2": ("a.joblib", _zfile(_OS, b" ")),
     "gzip_of_xz": ("a.gz", gzip.compress(lzma.compress(_OS))),
     "zip_with_a_wrong_sum": ("a.pt", _changed(16, b"\1\2\3\4")),
     "zip_that_says_encrypted": ("a.pt", _changed(8, b"\1\0")),
@@ -199,13 +212,30 @@ _BOTH: dict[str, tuple[str, bytes]] = {
     "zip_in_a_tensor": ("lora.safetensors", _tensor_file(b"\x90", zip_of(_OS))),
 }
 
-POLYGLOTS = tuple(
+
+def _endless(n_pairs: int) -> Build:
+    def build(folder: Path) -> Path:
+        content = _tensor_file(b"V", b"N0" * n_pairs + _TEXT)
+        return file_of("model.safetensors", content)(folder)
+
+    return build
+
+
+POLYGLOTS = (
+    *(
+        Case(
+            name=f"safetensors_and_pickle_by_a_{name}",
+            build=file_of(file, content),
+            rules=("pickle", "content_mismatch"),
+            severity=Severity.HIGH,
+        )
+        for name, (file, content) in _BOTH.items()
+    ),
     Case(
-        name=f"safetensors_and_pickle_by_a_{name}",
-        build=file_of(file, content),
-        rules=("pickle", "content_mismatch"),
+        name="safetensors_and_pickle_longer_than_is_followed",
+        build=_endless(600_000),
+        rules=("pickle",),
         severity=Severity.HIGH,
-    )
-    for name, (file, content) in _BOTH.items()
+    ),
 )
 """Whole safetensors files that call something where they are loaded as a pickle or an archive."""

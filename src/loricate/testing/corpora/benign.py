@@ -270,6 +270,21 @@ def _peft_bin(folder: Path) -> Path:
     return folder
 
 
+def _embedding_of_the_webui(folder: Path) -> Path:
+    """A token as the WebUI saved it: tensors wrapped in parameters, and no other objects."""
+    tensor = (
+        b"ctorch._utils\n_rebuild_tensor_v2\n(X\x01\0\0\0sK\0K\x01K\x04\x86K\x04K\x01\x86"
+        b"\x89ccollections\nOrderedDict\n)RtR"
+    )
+    parameter = b"ctorch._utils\n_rebuild_parameter\n" + tensor + b"\x88N\x87R"
+    payload = b"\x80\x02}X\x0f\0\0\0string_to_param}X\x01\0\0\0*" + parameter + b"ss."
+    return pickles.zip_torch(folder / "style.pt", payload)
+
+
+def _token() -> dict[str, Array]:
+    return {"<cat-toy>": _normal(np.random.default_rng(0), (768,), 0.01)}
+
+
 def _config(name: str, table: Mapping[str, object]) -> Build:
     def build(folder: Path) -> Path:
         (folder / name).write_text(json.dumps(table, indent=2), encoding="utf-8")
@@ -372,6 +387,9 @@ _KOHYA_FILES: Mapping[str, Build] = {
 _OTHERS: Mapping[str, Build] = {
     "embedded_model": lambda folder: models.path(),
     "weights_of_a_model": _weights_of_a_model,
+    "token_of_diffusers": _file(_token, name="learned_embeds.safetensors"),
+    "tokens_in_metadata": _file(_token, {"$schema": "x", "<lora:style:0.8>": "1"}),
+    "embedding_of_the_webui": _embedding_of_the_webui,
     "config_of_a_text_encoder": _config(
         "config.json", {"model_type": "clip_text_model", "architectures": ["CLIPTextModel"]}
     ),

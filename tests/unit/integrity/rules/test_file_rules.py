@@ -12,6 +12,7 @@ from loricate.basics import registry
 from loricate.integrity.finding import Finding
 from loricate.integrity.rules.base_mutating_init import BaseMutatingInit
 from loricate.integrity.rules.content_mismatch import ContentMismatch
+from loricate.integrity.rules.header import Header
 from loricate.integrity.rules.import_mapping import ImportMapping
 from loricate.integrity.rules.metadata import Metadata
 from loricate.integrity.rules.modules_to_save import ModulesToSave
@@ -20,6 +21,7 @@ from loricate.integrity.rules.regex_pattern import RegexPattern
 from loricate.integrity.scan import scan
 from loricate.integrity.subject import Subject
 from loricate.testing.corpora import pickles
+from loricate.testing.corpora._archives import POLYGLOTS
 from loricate.testing.corpora.hostile import HOSTILE
 
 OURS = (
@@ -186,3 +188,45 @@ def test_a_pickle_that_looks_like_an_archive_is_followed_all_the_same(tmp_path) 
     assert stream[257:262] == b"ustar"
     found = list(Pickle().check(Subject(tmp_path / "model.bin")))
     assert any(isinstance(each, Finding) and each.where == "os.getcwd" for each in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "severities"),
+    [
+        ("<cat-toy>", []),
+        ("<cat-toy>_1", []),
+        ("<lora:style:0.8>", []),
+        ("$schema", []),
+        ("<script>", ["high"]),
+        ("<IMG>", ["high"]),
+        ("\uff1cscript\uff1e", ["high"]),
+        ("<a href=x>", ["high"]),
+        ("$HOME", ["high"]),
+    ],
+)
+def test_tokens_are_plain_names_and_tags_are_not(name, severities, tmp_path) -> None:
+    save_tensors(tmp_path / "a.safetensors", {name: np.ones(2)})
+    assert found(tmp_path / "a.safetensors", Header()) == severities
+
+
+def test_a_pickle_too_long_to_be_followed_leaves_safetensors_open(tmp_path) -> None:
+    build = {case.name: case.build for case in POLYGLOTS}
+    build["safetensors_and_pickle_longer_than_is_followed"](tmp_path)
+    report = scan([tmp_path], rules=[Pickle(max_chance=10_000_000)])
+    assert [each.severity for each in report.findings] == []
+    assert report.outcome() == "inconclusive"
+    assert "too long" in report.not_verified[0].why
+
+
+def test_lengths_that_look_like_a_pickle_say_nothing(tmp_path) -> None:
+    save_tensors(tmp_path / "a.safetensors", {"x": np.ones(2)}, {"note": "x" * 544})
+    content = (tmp_path / "a.safetensors").read_bytes()
+    assert content[:2] == b"\x80\x02"
+    report = scan([tmp_path], rules=[Pickle()])
+    assert (report.findings, report.not_verified) == ((), ())
+
+
+def test_a_config_that_is_no_pickle_is_not_judged_by_that(tmp_path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    report = scan([tmp_path], rules=[Pickle(), ImportMapping()])
+    assert report.outcome() == "inconclusive"
