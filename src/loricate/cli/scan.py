@@ -76,7 +76,7 @@ def _print(report: ScanReport, verdict: str) -> None:
     for each in sorted(report.subjects, key=_gravity):
         if each.findings:
             _print_findings(each)
-    clean = [each for each in report.subjects if each.passed and not each.findings]
+    clean = [each for each in report.subjects if each.is_judged and not each.findings]
     if clean:
         rows = [
             (_shown(each.path), each.content, each.sha256, ", ".join(each.passed)) for each in clean

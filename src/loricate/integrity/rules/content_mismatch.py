@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from loricate.integrity._suffixes import PICKLES
+from loricate.integrity._suffixes import PICKLES, beginning_of
 from loricate.integrity.finding import Finding, NotVerified, Severity
 from loricate.integrity.rule import Rule
 from loricate.integrity.subject import Content, Subject
@@ -18,17 +18,7 @@ _HARMLESS = (
     *(".safetensors", ".json", ".txt", ".md", ".yaml", ".yml", ".toml", ".csv", ".html"),
     *(".png", ".jpg", ".jpeg", ".webp", ".gif"),
 )
-_KINDS = {
-    b"<!doctype": "a web page",
-    b"<html": "a web page",
-    b"version https://git-lfs": "a pointer of Git LFS, whose file was not fetched",
-    b"\x7felf": "a program",
-    b"mz": "a program",
-    b"#!": "a script",
-    b"{": "JSON",
-}
 _MAX_VALUE = 1 << 16
-_LONGEST = max(map(len, _KINDS))
 
 
 @final
@@ -94,7 +84,4 @@ def _is_lone_value(subject: Subject) -> bool:
 
 
 def _kind(subject: Subject) -> str:
-    with subject.path.open("rb") as file:
-        beginning = file.read(_LONGEST).lower()
-    known = (kind for magic, kind in _KINDS.items() if beginning.startswith(magic))
-    return next(known, "something of another format")
+    return beginning_of(subject.path) or "something of another format"

@@ -77,6 +77,41 @@ def _case(name: str, build: Build, rule: str, severity: Severity) -> Case:
     return Case(name=name, build=build, rules=(rule,), severity=severity)
 
 
+def _shadowed(folder: Path) -> Path:
+    """A component of a known library, in whose folder a Python file has the library's name."""
+    index = {"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "vae").mkdir()
+    (folder / "vae" / "diffusers.py").write_text("class AutoencoderKL: ...\n")
+    return folder
+
+
+def _own_pipeline(folder: Path) -> Path:
+    index = {"_class_name": ["pipeline", "Pipeline"], "vae": [None, None]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "pipeline.py").write_text("class Pipeline: ...\n")
+    return folder
+
+
+def _padded(name: str) -> Build:
+    """A config behind which there are more blanks than anybody reads."""
+
+    def build(folder: Path) -> Path:
+        blanks = " " * 50_000_001
+        (folder / name).write_text(f'{{"auto_map": {{"AutoModel": "modeling.Model"}}{blanks}}}')
+        return folder / name
+
+    return build
+
+
+_MODEL = """
+model:
+  base_learning_rate: 1.0e-04
+  target: %s
+  params:
+    linear_start: 0.00085
+"""
+
 _INITS = ("pissa", "pissa_niter_4", "olora", "corda", "loftq")
 
 _PATTERNS: Mapping[str, Mapping[str, object]] = {
@@ -116,6 +151,38 @@ _MAPPINGS: Mapping[str, Build] = {
         "tokenizer_config.json",
         {"auto_map": {"AutoTokenizer": ["tokenization_clip.Tokenizer", None]}},
     ),
+    "auto_map_of_a_tokenizer_as_a_list": _json(
+        "tokenizer_config.json",
+        {"tokenizer_class": "X", "auto_map": ["tokenization_x.Tokenizer", None]},
+    ),
+    "auto_map_further_in": _json(
+        "config.json",
+        {"model_type": "x", "text_config": {"auto_map": {"AutoModel": "modeling_x.Model"}}},
+    ),
+    "auto_map_in_a_list": _json(
+        "config.json", {"model_type": "x", "parts": [1, [{"auto_map": {"AutoModel": "m.M"}}]]}
+    ),
+    "custom_pipelines": _json(
+        "config.json", {"custom_pipelines": {"task": {"pt": ["AutoModel"], "impl": "x.Pipe"}}}
+    ),
+    "component_shadowed_by_a_file": _shadowed,
+    "pipeline_beside_its_index": _own_pipeline,
+    "config_of_megabytes": _padded("config.json"),
+    "target_of_hydra": _json("config.json", {"_target_": "os.getcwd"}),
+    "target_of_hydra_further_in": _json(
+        "config.json", {"a": [{"_target_": "builtins.print", "_args_": ["x"]}]}
+    ),
+    "target_of_compvis": _json(
+        "config.json", {"model": {"target": "subprocess.getoutput", "params": {"cmd": "id"}}}
+    ),
+    "target_of_hydra_in_yaml": file_of("config.yaml", b"a:\n  _target_: os.getcwd\n"),
+    "target_of_compvis_in_yaml": file_of("lora.yaml", (_MODEL % "subprocess.Popen").encode()),
+    "target_in_yaml_in_one_line": file_of("a.yml", b'{"model": {target: "os.getcwd"}}'),
+    "target_through_a_known_module": file_of("a.yaml", (_MODEL % "ldm.util.os.getcwd").encode()),
+    "tag_of_yaml": file_of("a.yaml", b"x: !!python/object/apply:os.getcwd []\n"),
+    "weights_outside_of_the_folder": _json(
+        "model.safetensors.index.json", {"metadata": {}, "weight_map": {"a": "../../x.bin"}}
+    ),
     "pipeline_class_of_a_file": _json(
         "model_index.json", {"_class_name": ["my_pipeline", "Pipeline"], "vae": [None, None]}
     ),
@@ -148,6 +215,13 @@ CONFIGS = (
     ),
     _case("catastrophic_pattern_in_the_header", _header_config, "regex_pattern", _MEDIUM),
     *(_case(name, build, "import_mapping", _HIGH) for name, build in _MAPPINGS.items()),
+    _case(
+        "target_nobody_knows",
+        file_of("a.yaml", (_MODEL % "a_module_nobody_knows.Model").encode()),
+        "import_mapping",
+        _MEDIUM,
+    ),
+    _case("json_of_megabytes", _padded("table.json"), "import_mapping", _MEDIUM),
     _case(
         "modules_to_save_in_the_config",
         _peft(modules_to_save=["conv_in", "conv_out"]),

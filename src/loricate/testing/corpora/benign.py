@@ -285,6 +285,25 @@ def _token() -> dict[str, Array]:
     return {"<cat-toy>": _normal(np.random.default_rng(0), (768,), 0.01)}
 
 
+def _original_config(folder: Path) -> Path:
+    """The form of config that Stable Diffusion was published with."""
+    (folder / "v1-inference.yaml").write_text(
+        "model:\n"
+        "  base_learning_rate: 1.0e-04\n"
+        "  target: ldm.models.diffusion.ddpm.LatentDiffusion\n"
+        "  params:\n"
+        "    unet_config:\n"
+        "      target: ldm.modules.diffusionmodules.openaimodel.UNetModel\n"
+        "    first_stage_config:\n"
+        "      target: sgm.models.autoencoder.AutoencoderKL\n"
+        "      params:\n"
+        "        lossconfig:\n"
+        "          target: torch.nn.Identity\n"
+    )
+    save_tensors(folder / "model.safetensors", {"x": np.ones((2, 2), np.float32)})
+    return folder
+
+
 def _config(name: str, table: Mapping[str, object]) -> Build:
     def build(folder: Path) -> Path:
         (folder / name).write_text(json.dumps(table, indent=2), encoding="utf-8")
@@ -390,6 +409,17 @@ _OTHERS: Mapping[str, Build] = {
     "token_of_diffusers": _file(_token, name="learned_embeds.safetensors"),
     "tokens_in_metadata": _file(_token, {"$schema": "x", "<lora:style:0.8>": "1"}),
     "embedding_of_the_webui": _embedding_of_the_webui,
+    "config_of_compvis": _original_config,
+    "config_of_hydra": _config(
+        "config.json", {"net": {"_target_": "torch.nn.Linear", "in_features": 4}}
+    ),
+    "table_with_targets": _config(
+        "labels.json", {"target": "cats.png", "auto_map": 3, "rows": [{"target": "os"}]}
+    ),
+    "index_of_shards": _config(
+        "model.safetensors.index.json",
+        {"metadata": {"total_size": 8}, "weight_map": {"a": "model-00001-of-00002.safetensors"}},
+    ),
     "config_of_a_text_encoder": _config(
         "config.json", {"model_type": "clip_text_model", "architectures": ["CLIPTextModel"]}
     ),

@@ -230,3 +230,76 @@ def test_a_config_that_is_no_pickle_is_not_judged_by_that(tmp_path) -> None:
     (tmp_path / "config.json").write_text("{")
     report = scan([tmp_path], rules=[Pickle(), ImportMapping()])
     assert report.outcome() == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("target", "severities"),
+    [
+        ("os.system", ["critical"]),
+        ("subprocess.Popen", ["critical"]),
+        ("builtins.eval", ["critical"]),
+        ("importlib.import_module", ["high"]),
+        ("torch.hub.load", ["high"]),
+        ("ldm.util.os.system", ["high"]),
+        ("torch.nn.functional.torch.hub.load", ["high"]),
+        ("ldmx.models.Model", ["medium"]),
+        ("my_project.Model", ["medium"]),
+        ("ldm.models.diffusion.ddpm.LatentDiffusion", []),
+        ("torch.nn.Identity", []),
+        ("cat", []),
+        ("a picture. of a cat", []),
+    ],
+)
+@pytest.mark.parametrize("form", ["hydra", "compvis", "yaml"])
+def test_targets_are_weighed_by_what_they_call(target, severities, form, tmp_path) -> None:
+    name = "config.json"
+    if form == "yaml":
+        name, text = "a.yaml", f"model:\n  target: {target}\n  params: {{}}\n"
+    elif form == "hydra":
+        text = json.dumps({"model": {"_target_": target}})
+    else:
+        text = json.dumps({"model": {"target": target, "params": {}}})
+    (tmp_path / name).write_text(text)
+    assert found(tmp_path / name, ImportMapping()) == severities
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("pipeline.py", b"import os\n", "Python code"),
+        ("list.py", b"[print(x) for x in ()]\n", "Python code"),
+        ("run.sh", b"ls\n", "a script of a shell"),
+        ("install", b"#!/bin/sh\nls\n", "a script"),
+        ("x.exe", b"MZ" + bytes(99), "a program"),
+        ("x.dat", b"\x7fELF" + bytes(99), "a program"),
+        ("lib.so", b"\x7fELF" + bytes(99), "a program"),
+        ("report.html", b"<p>x</p>", "a page or script"),
+    ],
+)
+def test_code_beside_weights_is_not_verified_and_says_what_it_is(
+    name, content, what, tmp_path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    save_tensors(tmp_path / "a.safetensors", {"x": np.ones(2)})
+    report = scan([tmp_path], rules=[ImportMapping(), Pickle()])
+    (left,) = report.not_verified
+    assert left.why.startswith(what)
+    assert left.why.endswith("which no rule reads")
+    assert (left.path, report.outcome()) == (str(tmp_path / name), "pass")
+
+
+@pytest.mark.parametrize(
+    ("file", "severities"),
+    [
+        ("model-00001-of-00002.safetensors", []),
+        ("unet/model.v1..2.safetensors", []),
+        ("../model.bin", ["high"]),
+        ("unet/../../model.bin", ["high"]),
+        ("/etc/x.bin", ["high"]),
+        ("C:\\x.bin", ["high"]),
+        ("https://x.test/a.bin", ["high"]),
+    ],
+)
+def test_weights_are_looked_for_beside_their_index(file, severities, tmp_path) -> None:
+    table = {"weight_map": {"a": "a.safetensors", "b": file}}
+    assert found(config(tmp_path, "x.index.json", **table), ImportMapping()) == severities
