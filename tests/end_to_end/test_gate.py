@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -184,6 +185,24 @@ def test_what_is_no_record_is_named(folder, content, code, words, capsys):
         (folder / "record.json").write_bytes(content)
     assert run(["gate", str(folder)]) == code
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("call", ["read_bytes", "stat"])
+def test_a_record_that_cannot_be_read_is_named(folder, monkeypatch, capsys, call):
+    real = getattr(Path, call)
+
+    def denied(path, **options):
+        if path.name == "record.json":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **options)
+
+    # Root may read everything, so permissions themselves prove nothing.
+    monkeypatch.setattr(Path, call, denied)
+    assert run(["gate", str(folder)]) == 3
+    said = capsys.readouterr().err
+    assert "record.json" in said
+    assert "Permission denied" in said
+    assert "Traceback" not in said
 
 
 def test_python_has_the_same(folder):

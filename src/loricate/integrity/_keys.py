@@ -3,16 +3,14 @@
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from loricate.adapters import sgm
 from loricate.adapters.formats._entries import role_of
-from loricate.adapters.formats._kohya_names import resolve, underscored
+from loricate.adapters.formats._kohya_names import find, underscored
 from loricate.adapters.formats.diffusers import COMPONENTS
 from loricate.adapters.keys import COMFY_PREFIXES, KOHYA_PREFIXES
 from loricate.adapters.names import canonical
-from loricate.basics.errors import ConfigError
 
 __all__ = [
     "PEFT_PREFIX",
@@ -162,8 +160,7 @@ def place_of(key: str) -> Place | None:
 def _resolved(name: str) -> tuple[str, str]:
     prefix = next(filter(name.startswith, KOHYA_PREFIXES), "")
     component = KOHYA_PREFIXES.get(prefix, "")
-    try:
-        return component, resolve([name], Path(), component="model", base=None)[name].module
-    except ConfigError:
-        # Of a model whose modules are not known; only its own spelling is left.
-        return component, name.removeprefix(prefix).removeprefix(_LYCORIS)
+    if (target := find(name, "model")) is not None:
+        return component, target.module
+    # Of a model whose modules are not known; only its own spelling is left.
+    return component, name.removeprefix(prefix).removeprefix(_LYCORIS)

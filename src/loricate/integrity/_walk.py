@@ -56,22 +56,25 @@ def _is_blob(path: Path) -> bool:
 
 
 def _below(path: Path, entered: set[_Identity]) -> Iterator[Found]:
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            if (identity := (status.st_dev, status.st_ino)) not in entered:
-                entered.add(identity)
-                for child in sorted(path.iterdir()):
-                    yield from _below(child, entered)
-        elif not stat.S_ISREG(status.st_mode):
-            yield Found(path, "neither a file nor a folder")
-        elif status.st_size == 0:
-            yield Found(path, "an empty file")
-        else:
-            with path.open("rb"):
-                yield Found(path)
-    except OSError as error:
-        yield Found(path, error.strerror or str(error))
+    # No recursion: folders may be deeper than the stack of Python.
+    waiting = [path]
+    while waiting:
+        path = waiting.pop()
+        try:
+            status = path.stat()
+            if stat.S_ISDIR(status.st_mode):
+                if (identity := (status.st_dev, status.st_ino)) not in entered:
+                    entered.add(identity)
+                    waiting += sorted(path.iterdir(), reverse=True)
+            elif not stat.S_ISREG(status.st_mode):
+                yield Found(path, "neither a file nor a folder")
+            elif status.st_size == 0:
+                yield Found(path, "an empty file")
+            else:
+                with path.open("rb"):
+                    yield Found(path)
+        except OSError as error:
+            yield Found(path, error.strerror or str(error))
 
 
 def _identity(path: Path) -> _Identity:

@@ -81,18 +81,12 @@ def read_record(directory: Path) -> RunRecord:
         The validated record.
 
     Raises:
-        PrerequisiteError: the folder holds no record.
+        PrerequisiteError: the folder holds no record, or it cannot be read.
         HostileFileError: the file is too large to be one.
         ConfigError: it does not follow the schema; every problem is listed.
         UnsupportedError: it was written by a newer version.
     """
     path = directory / RECORD_FILE
-    if not path.is_file():
-        raise PrerequisiteError(
-            f"a record at {str(path)!r}", remedy="give the folder that a run wrote with --out"
-        )
-    if (size := path.stat().st_size) > _MAX_RECORD_BYTES:
-        raise HostileFileError(path, reason=f"{size} bytes exceed {_MAX_RECORD_BYTES}")
     document = migrate(_parse_object(path))
     try:
         return RunRecord.model_validate(document)
@@ -256,7 +250,7 @@ def json_schema(model: type[BaseModel] = RunRecord) -> dict[str, Any]:
 
 def _parse_object(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(_content(path))
     # RecursionError: nesting thousands deep is valid JSON but no record.
     except (ValueError, RecursionError) as error:
         problem = ConfigProblem(key="", expected="JSON", got=str(error))
@@ -265,6 +259,20 @@ def _parse_object(path: Path) -> dict[str, Any]:
         problem = ConfigProblem(key="", expected="an object", got=type(document).__name__)
         raise ConfigError(problem, file=path)
     return document
+
+
+def _content(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise PrerequisiteError(
+                f"a record at {str(path)!r}", remedy="give the folder that a run wrote with --out"
+            )
+        if (size := path.stat().st_size) > _MAX_RECORD_BYTES:
+            raise HostileFileError(path, reason=f"{size} bytes exceed {_MAX_RECORD_BYTES}")
+        return path.read_bytes()
+    except OSError as error:
+        missing = f"a record that can be read at {str(path)!r} ({error.strerror or error})"
+        raise PrerequisiteError(missing, remedy="make it readable, or give another run") from error
 
 
 def _parse_row(path: Path, number: int, line: bytes) -> SampleRow:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,20 @@ def test_every_file_is_visited_once_and_loops_end(tmp_path) -> None:
     (tmp_path / "again").symlink_to(tmp_path / "folder")
     found = [each.path.name for each in files_of([tmp_path, tmp_path])]
     assert found == ["a.txt"]
+
+
+def test_a_folder_deeper_than_the_stack_is_walked(tmp_path) -> None:
+    folder = tmp_path
+    for _ in range(sys.getrecursionlimit() + 200):
+        folder /= "d"
+        folder.mkdir()
+    (folder / "a.txt").write_text("a")
+    assert [each.path.name for each in files_of([tmp_path])] == ["a.txt"]
+    # What cleans up after tests does recur.
+    while folder != tmp_path:
+        (folder / "a.txt").unlink(missing_ok=True)
+        folder.rmdir()
+        folder = folder.parent
 
 
 def test_files_of_a_hub_cache_have_the_names_of_their_links(tmp_path) -> None:
