@@ -5,6 +5,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 from loricate.integrity._grades import graded
@@ -30,9 +31,16 @@ _RUNNERS = {
     *("pickle", "pip", "posix", "pty", "runpy", "shutil", "subprocess", "sys", "webbrowser"),
 }
 _KNOWN = sys.stdlib_module_names | _RUNNERS | {"torch"}
-_TARGET = re.compile(r"""(?<![\w.])(_target_|target)["']?\s*:\s*["']?([\w.]+)""")
+# In YAML, a tag, an anchor, the mark of a folded text or a comment may stand before a value.
+_BEFORE = r"(?:[!&][^\s]*\s+|[|>][+-]?\d?\s+|#[^\n]*\n\s*)*"
+_TARGET = re.compile(
+    rf"""(?<![\w.])(_target_|target)["']?\s*:\s*{_BEFORE}["']?([\w.]+|[*$][^\s]*)"""
+)
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4}))")
+_CALLS = re.compile(rf"(?<![\w.])(?:{'|'.join(sorted(_RUNNERS))})(?:\.\w+)+")
 _PARAMS = re.compile(r"""(?<![\w.])params["']?\s*:""")
-_TAG = re.compile(r"!\S*python/\S*|yaml\.org,2002:py\S*")
+_TAG = re.compile(r"(?:python/|yaml\.org,2002:py)\S{0,99}")
+_TAG_BEGINS = re.compile(r"[!<:]\S*$")
 _OUTSIDE = re.compile(r"(?:^|[/\\])\.\.(?:[/\\]|$)|^[/\\~]|^[A-Za-z]:|://")
 
 
@@ -65,7 +73,9 @@ class Named(NamedTuple):
 
 
 def entries_of(subject: Subject) -> Iterator[Entry]:
-    """Every key of a config or of one in a header, at any depth, the outermost first.
+    """Keys of a config or of one in a header, at any depth, the outermost first.
+
+    Further in, those are left out whose values are numbers, as vocabularies are made of them.
 
     Args:
         subject: A file of JSON or safetensors.
@@ -87,11 +97,16 @@ def entries_of(subject: Subject) -> Iterator[Entry]:
 def _inside(value: Any, where: str) -> Iterator[Entry]:
     if isinstance(value, dict):
         for key, each in value.items():
-            yield Entry(key, each, value, f"{where}.{key}")
+            if isinstance(each, str | dict | list):
+                yield Entry(key, each, value, f"{where}.{key}")
     elif isinstance(value, list):
         for index, each in enumerate(value):
-            if isinstance(each, dict | list):
+            if isinstance(each, dict) or (isinstance(each, list) and any(map(_holds, each))):
                 yield Entry("", each, {}, f"{where}[{index}]")
+
+
+def _holds(value: Any) -> bool:
+    return isinstance(value, dict | list)
 
 
 def first_text(value: Any) -> str | None:
@@ -135,12 +150,24 @@ def targets_in(text: str, allowed: tuple[str, ...]) -> Iterator[Named]:
         text: The file.
         allowed: Packages and modules whose parts may be called.
     """
+    text = _ESCAPE.sub(lambda escape: chr(int(escape[1] or escape[2], 16)), text)
     table: dict[str, Any] = {"params": {}} if _PARAMS.search(text) else {"": None, "target": None}
-    for key, value in _TARGET.findall(text):
+    targets = _TARGET.findall(text)
+    if any(value.startswith(("*", "$")) for _, value in targets):
+        # It stands elsewhere in the file, where it may be anything.
+        targets += [("_target_", each) for each in _CALLS.findall(text)]
+    for key, value in dict.fromkeys(targets):
         if (named := target_of(Entry(key, value, table, key), allowed)) is not None:
             yield named
-    for tag in _TAG.findall(text):
-        yield Named(tag, Severity.HIGH)
+    yield from islice(_tags(text), 1)
+
+
+def _tags(text: str) -> Iterator[Named]:
+    for found in _TAG.finditer(text):
+        # A look back of fixed length, so that no text is slow to search.
+        before = text[max(0, found.start() - 99) : found.start()]
+        if _TAG_BEGINS.search(before) or found[0].startswith("yaml"):
+            yield Named(found[0], Severity.HIGH)
 
 
 def _grade(name: str, allowed: tuple[str, ...]) -> Severity | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -47,12 +48,13 @@ class ImportMapping(Rule):
     strangers; older ones do not.
 
     Cannot see what the code does, nor what a module of an allowed library can be made to do. YAML
-    is searched as text: what its escapes, anchors and folded lines come to is not worked out.
+    is searched as text: names that are put together from pieces are not found.
 
     Args:
         libraries: Packages that may be named.
         pipelines: Modules of diffusers that ``model_index.json`` names without their package.
         targets: Packages and modules that targets may be in.
+        max_shown: Findings in one file that are listed one by one.
     """
 
     applies_to: ClassVar[frozenset[Content]] = JSON_OR_HEADER | {Content.OTHER, Content.PICKLE}
@@ -73,6 +75,7 @@ class ImportMapping(Rule):
         *("diffusers", "transformers", "peft", "torchvision.transforms"),
         *("torch.nn", "torch.optim", "torch.utils.data"),
     )
+    max_shown: int = 20
 
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
         """One finding for each setting that names code, and what code there is."""
@@ -80,11 +83,11 @@ class ImportMapping(Rule):
         if not is_safetensors and (kind := code_in(subject.path)) is not None:
             yield self.not_verified(subject, f"{kind}, which no rule reads")
         elif subject.path.suffix.lower() in _YAML and not is_safetensors:
-            yield from self._in_yaml(subject)
+            yield from islice(self._in_yaml(subject), self.max_shown)
         elif subject.content is Content.JSON and _is_large(subject.path):
             yield self._large(subject)
         elif subject.content in JSON_OR_HEADER:
-            yield from self._in_config(subject)
+            yield from islice(self._in_config(subject), self.max_shown)
 
     def _in_yaml(self, subject: Subject) -> Iterator[Finding]:
         if _is_large(subject.path):

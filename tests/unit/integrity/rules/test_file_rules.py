@@ -303,3 +303,67 @@ def test_code_beside_weights_is_not_verified_and_says_what_it_is(
 def test_weights_are_looked_for_beside_their_index(file, severities, tmp_path) -> None:
     table = {"weight_map": {"a": "a.safetensors", "b": file}}
     assert found(config(tmp_path, "x.index.json", **table), ImportMapping()) == severities
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: {target: os.getcwd}",
+        "target: !!str os.getcwd",
+        "target: &name os.getcwd",
+        "target: >-\n  os.getcwd",
+        "target: # a comment\n  os.getcwd",
+        "? target\n: os.getcwd",
+        '"target": "\\x6fs.getcwd"',
+        '"t\\u0061rget": os.getcwd',
+        "x: &name os.getcwd\ntarget: *name",
+        "x: os.getcwd\ntarget: ${x}",
+        "_target_: 'os.getcwd'",
+    ],
+)
+def test_targets_are_found_in_whatever_way_yaml_spells_them(text, tmp_path) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    assert found(tmp_path / "a.yaml", ImportMapping()) == ["critical"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "target: es5\n",
+        "targets: os.getcwd\n",
+        "note: os.getcwd is what it calls\n",
+        "target: docs/os.md\n",
+        "my_target: os.getcwd\n",
+        "target: prompt.txt\nother: 1\n",
+    ],
+)
+def test_other_words_in_yaml_are_no_targets(text, tmp_path) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    assert found(tmp_path / "a.yaml", ImportMapping()) == []
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "!!python/object/apply:os.getcwd",
+        "!<tag:yaml.org,2002:python/name:os.getcwd>",
+        "!p!python/module:os",
+    ],
+)
+def test_tags_of_yaml_that_call_python_are_found(tag, tmp_path) -> None:
+    (tmp_path / "a.yaml").write_text(f"x: {tag} []\n")
+    assert found(tmp_path / "a.yaml", ImportMapping()) == ["high"]
+
+
+@pytest.mark.parametrize("text", ["x: usr/lib/python/site\n", "image: python/slim\n"])
+def test_paths_of_python_are_no_tags(text, tmp_path) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    assert found(tmp_path / "a.yaml", ImportMapping()) == []
+
+
+def test_no_file_has_findings_without_end(tmp_path) -> None:
+    text = "".join(f"- _target_: os.f{i}\n" for i in range(500))
+    (tmp_path / "a.yaml").write_text(text)
+    assert len(found(tmp_path / "a.yaml", ImportMapping(max_shown=7))) == 7
+    table = {f"k{i}": {"auto_map": {"A": "m.M"}} for i in range(500)}
+    assert len(found(config(tmp_path, **table), ImportMapping(max_shown=7))) == 7
