@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -66,7 +68,7 @@ def refused(picture, tmp_path, capsys, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("mode", "word"), [("L", "gray"), ("RGBA", "transparency"), ("I;16", "16-bit")]
+    ("mode", "word"), [("L", "gray"), ("RGBA", "transparency"), ("I;16", "16 bits")]
 )
 def test_pictures_that_are_not_8_bit_rgb_are_refused(mode, word, tmp_path, capsys) -> None:
     path = tmp_path / "odd.png"
@@ -75,6 +77,30 @@ def test_pictures_that_are_not_8_bit_rgb_are_refused(mode, word, tmp_path, capsy
     assert code == ExitCode.COULD_NOT_RUN
     assert word in printed
     assert "convert" in printed
+
+
+def test_16_bits_a_channel_are_not_cut_off_unasked(tmp_path, capsys) -> None:
+    rows = b"".join(b"\0" + bytes(6 * 48) for _ in range(48))
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 48, 48, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    content = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    path = tmp_path / "deep.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    code, printed = refused(path, tmp_path, capsys)
+    assert code == ExitCode.COULD_NOT_RUN
+    assert "16 bits" in printed
+
+
+def test_an_attack_that_is_refused_leaves_no_folder(picture, tmp_path, capsys) -> None:
+    code, printed = refused(picture, tmp_path, capsys, "--attack", "poison")
+    assert code == ExitCode.COULD_NOT_RUN
+    assert "poison" in printed or "learn" in printed
 
 
 def test_a_file_that_is_no_picture_is_refused(tmp_path, capsys) -> None:
@@ -144,6 +170,7 @@ def test_the_pictures_of_both_prompts_are_there_and_differ(attacked_prompt) -> N
         ("red heart", ["--epsilon", "8/255"], "for an image"),
         ("red heart", ["--edits", "1", "--tokens", "2"], "give one"),
         ("red heart", ["--attack", "pgd"], "attack"),
+        ("red heart", ["--objective", "latent_shift"], "text encoder"),
         (" ", [], "visible"),
         ("heart " * 90, [], "tokens"),
     ],

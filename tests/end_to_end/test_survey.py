@@ -59,6 +59,12 @@ budget = { edits = 1 }
 draws = true
 """
 
+SAME_AGAIN = """
+[[prompts.trials]]
+attack = { name = "random_characters", n_restarts = 9 }
+budget = { edits = 1 }
+"""
+
 
 @pytest.fixture(scope="module")
 def surveyed(tmp_path_factory):
@@ -109,6 +115,7 @@ def test_the_plan_of_the_page_is_a_plan() -> None:
         (('name = "leaf_lora"\n', 'name = "leaf_lroa"\n'), "leaf_lora"),
         (('name = "jpeg"\n[[strat', 'name = "plain_lora"\n[[strat'), "one adapter for vae"),
         (('["16/255"]', "[16]"), "16/255"),
+        (("draws = true\n", "draws = true\n" + SAME_AGAIN), "another attack or budget"),
     ],
 )
 def test_plans_that_contradict_themselves_are_refused(change, word, tmp_path) -> None:

@@ -38,6 +38,11 @@ class TextBudget(Spec):
     def unit(self) -> str:
         """What is counted, in the plural."""
 
+    @property
+    def kind(self) -> str:
+        """What tells budgets of one size apart in a table: the unit, unless there is more."""
+        return self.unit
+
     @abstractmethod
     def size(self, clean: str, changed: str, lexicon: Lexicon) -> float:
         """Changes between two texts; infinite where no number of them is allowed."""
@@ -67,6 +72,11 @@ class CharBudget(TextBudget):
     def limit(self) -> int:
         """``edits``."""
         return self.edits
+
+    @property
+    def kind(self) -> str:
+        """Characters, and whether words are kept."""
+        return "characters, words kept" if self.keeps_words else self.unit
 
     def size(self, clean: str, changed: str, lexicon: Lexicon) -> float:
         """Levenshtein distance; infinite for a new word where words are kept."""

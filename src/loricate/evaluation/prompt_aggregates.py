@@ -2,11 +2,9 @@
 
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
-
-import numpy as np
 
 from loricate.basics.registry import key_of
 from loricate.basics.spec import from_table
@@ -49,17 +47,64 @@ def aggregate_prompts(
         their agreement and the share that is broken.
     """
     untouched = (row for row in rows if row.subject == BASE and not row.trial)
-    clean = {row.sample: row.alignment[judge] for row in untouched}
+    question = _Question(judge, margin, {r.sample: r.alignment[judge] for r in untouched}, seed)
     table: dict[tuple[str, _Condition], list[PromptRow]] = defaultdict(list)
     for row in rows:
         table[row.subject, _condition(row)].append(row)
-    for key, worst in _strongest(table):
-        table[key] = worst
-    found = []
-    for (subject, condition), group in table.items():
-        for metric, interval in _numbers(group, clean, judge, margin, seed):
-            found.append(_aggregate(subject, condition, metric, interval))
+    found = [
+        _aggregate(subject, condition, metric, interval)
+        for (subject, condition), group in table.items()
+        for metric, interval in question.numbers([group], is_attacked=condition is not _CLEAN)
+    ]
+    for (subject, budget), trials in _by_budget(table).items():
+        for metric, interval in question.numbers(trials, is_attacked=True):
+            found.append(_aggregate(subject, budget, metric, interval))
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of the rows of one trial, or of several: then of the worst of each prompt."""
+
+    judge: str
+    margin: float
+    clean: Mapping[int, float]
+    seed: int
+
+    def numbers(
+        self, trials: Sequence[Sequence[PromptRow]], *, is_attacked: bool
+    ) -> Iterator[tuple[str, Interval]]:
+        shifts = _worst([{row.sample: row.shift for row in rows} for rows in trials], max)
+        yield Metrics.EMBEDDING_SHIFT, bootstrap_mean([*shifts.values()], seed=self.seed)
+        # Only trials from whose texts pictures were drawn have something to say of pictures.
+        drawn = [rows for rows in trials if all(self.judge in row.alignment for row in rows)]
+        if not drawn:
+            return
+        agreements = [{row.sample: row.alignment[self.judge] for row in rows} for rows in drawn]
+        worst = _worst(agreements, min)
+        yield Metrics.GENERATION_ALIGNMENT, bootstrap_mean([*worst.values()], seed=self.seed)
+        if is_attacked:
+            broken = [self.clean[sample] - value > self.margin for sample, value in worst.items()]
+            yield Metrics.PROMPT_SUCCESS, wilson(sum(broken), len(broken))
+
+
+def _worst(
+    trials: Sequence[Mapping[int, float]], pick: Callable[[Iterable[float]], float]
+) -> dict[int, float]:
+    """The worst value of each prompt, each metric by itself."""
+    return {sample: pick(values[sample] for values in trials) for sample in sorted(trials[0])}
+
+
+def _by_budget(
+    table: Mapping[tuple[str, _Condition], list[PromptRow]],
+) -> dict[tuple[str, _Condition], list[list[PromptRow]]]:
+    """The trials of each subject and budget."""
+    groups: dict[tuple[str, _Condition], list[list[PromptRow]]] = defaultdict(list)
+    for (subject, at), rows in table.items():
+        if at is not _CLEAN:
+            worst = _Condition(STRONGEST, WORST_CASE, at.edits, at.unit)
+            groups[subject, worst].append(rows)
+    return groups
 
 
 def _condition(row: PromptRow) -> _Condition:
@@ -67,40 +112,7 @@ def _condition(row: PromptRow) -> _Condition:
         return _CLEAN
     trial = from_table(PromptTrial, tomllib.loads(row.trial))
     attack = key_of(type(trial.attack))
-    return _Condition(attack, _OBJECTIVE, float(trial.budget.limit), trial.budget.unit)
-
-
-def _strongest(
-    table: Mapping[tuple[str, _Condition], list[PromptRow]],
-) -> Iterator[tuple[tuple[str, _Condition], list[PromptRow]]]:
-    """For each subject and budget, the row of each prompt that moved its states farthest."""
-    groups: dict[tuple[str, float, str], list[list[PromptRow]]] = defaultdict(list)
-    for (subject, condition), group in table.items():
-        if condition is not _CLEAN:
-            ordered = sorted(group, key=lambda row: row.sample)
-            groups[subject, condition.edits, condition.unit].append(ordered)
-    for (subject, edits, unit), trials in groups.items():
-        worst = [max(each, key=lambda row: row.shift) for each in zip(*trials, strict=True)]
-        yield (subject, _Condition(STRONGEST, WORST_CASE, edits, unit)), worst
-
-
-def _numbers(
-    rows: Sequence[PromptRow],
-    clean: Mapping[int, float],
-    judge: str,
-    margin: float,
-    seed: int,
-) -> Iterator[tuple[str, Interval]]:
-    yield Metrics.EMBEDDING_SHIFT, bootstrap_mean([row.shift for row in rows], seed=seed)
-    drawn = [row for row in rows if judge in row.alignment]
-    if len(drawn) < len(rows):
-        return
-    alignment = np.array([row.alignment[judge] for row in rows])
-    yield Metrics.GENERATION_ALIGNMENT, bootstrap_mean(alignment, seed=seed)
-    if rows[0].trial:
-        before = np.array([clean[row.sample] for row in rows])
-        broken = before - alignment > margin
-        yield Metrics.PROMPT_SUCCESS, wilson(int(broken.sum()), len(broken))
+    return _Condition(attack, _OBJECTIVE, float(trial.budget.limit), trial.budget.kind)
 
 
 def _aggregate(subject: str, at: _Condition, metric: str, interval: Interval) -> Aggregate:

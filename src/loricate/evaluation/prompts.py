@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch.nn.functional import cosine_similarity
 
 from loricate.basics.spec import Spec, to_toml
 from loricate.core.against import Against
-from loricate.core.family import EditSettings, Family
+from loricate.core.family import Component, EditSettings, Family
 from loricate.core.generators import sample_seeds
 from loricate.core.prompt_attack import PromptAttack
 from loricate.core.text_budgets import CharBudget, TokenBudget
@@ -26,6 +26,9 @@ from loricate.objectives.embedding_shift import EmbeddingShift
 __all__ = ["PromptEvaluation", "PromptRow", "PromptTrial"]
 
 _CHUNK: Final = 20
+
+_Found: TypeAlias = tuple[list[str], list[int]]
+"""Texts an attack found, and how many it tried for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,20 +118,19 @@ class PromptEvaluation:
         Returns:
             One row a subject, trial and prompt.
         """
-        known = self._read()
+        known, searched = self._read()
         rows = []
-        weights = {
-            name: digest(family.module("text_encoder").state_dict())
-            for name, family in subjects.items()
-        }
         for trial in (None, *trials):
             for name, family in subjects.items():
+                weights = _Weights.of(family)
                 for samples in self._chunks():
                     job = _Job(self, name, family, trial, samples)
-                    key = self._key(weights[name], job)
+                    search, key = self._key(weights.text, job), self._key(weights.whole, job, name)
                     if key not in known:
-                        known[key] = job.rows()
-                        self._append(key, known[key])
+                        # The same text encoder falls for the same texts, whatever draws them.
+                        found = searched.get(search) or job.search()
+                        known[key], searched[search] = job.rows(*found), found
+                        self._append(key, search, known[key])
                     rows += known[key]
         return rows
 
@@ -136,28 +138,52 @@ class PromptEvaluation:
         samples = range(len(self.prompts))
         return (list(samples[i : i + _CHUNK]) for i in samples[::_CHUNK])
 
-    def _key(self, weights: str, job: "_Job") -> str:
-        """Digest of all that decides the rows of a job."""
+    def _key(self, weights: str, job: "_Job", name: str = "") -> str:
+        """Digest of all that decides what a job finds, or its rows."""
         clean = [self.prompts[sample] for sample in job.samples]
-        words = [weights, job.name, job.words, job.samples, clean, self.prompts, self.seed]
+        words = [weights, self._base, name, job.words, job.samples, clean, self.prompts, self.seed]
         settings = [to_toml(self.settings), sorted(self.judges)]
         return hashlib.sha256(json.dumps([words, settings]).encode()).hexdigest()
 
-    def _read(self) -> dict[str, list[PromptRow]]:
+    @cached_property
+    def _base(self) -> str:
+        return _Weights.of(self.base).text
+
+    def _read(self) -> tuple[dict[str, list[PromptRow]], dict[str, _Found]]:
         if not self.path.exists():
-            return {}
+            return {}, {}
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
         if len(whole) < len(lines):  # it was being written when the run was stopped
             self.path.write_text("".join(whole), encoding="utf-8")
-        jobs = map(json.loads, whole)
-        return {job["key"]: [PromptRow(**row) for row in job["rows"]] for job in jobs}
+        jobs = [json.loads(line) for line in whole]
+        rows = {job["key"]: [PromptRow(**row) for row in job["rows"]] for job in jobs}
+        found = {job["search"]: _found_in(rows[job["key"]]) for job in jobs}
+        return rows, found
 
-    def _append(self, key: str, rows: Sequence[PromptRow]) -> None:
+    def _append(self, key: str, search: str, rows: Sequence[PromptRow]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"key": key, "rows": [asdict(row) for row in rows]})
+        job = {"key": key, "search": search, "rows": [asdict(row) for row in rows]}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(json.dumps(job) + "\n")
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """What decides which texts an attack finds, and what is drawn from them."""
+
+    text: str
+    whole: str
+
+    @classmethod
+    def of(cls, family: Family) -> "_Weights":
+        parts = [digest(family.module(part).state_dict()) for part in get_args(Component)]
+        whole = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return cls(digest(family.module("text_encoder").state_dict()), whole)
+
+
+def _found_in(rows: Sequence[PromptRow]) -> _Found:
+    return [row.found for row in rows], [row.queries for row in rows]
 
 
 @dataclass(frozen=True)
@@ -179,10 +205,8 @@ class _Job:
         return [self.run.prompts[sample] for sample in self.samples]
 
     @torch.no_grad()
-    def rows(self) -> list[PromptRow]:
-        surface = self.family.text_encoder()
-        wanted = self.run.base.text_encoder()(self.clean, self.samples)
-        found, queries = self._found(wanted)
+    def rows(self, found: Sequence[str], queries: Sequence[int]) -> list[PromptRow]:
+        surface, wanted = self.family.text_encoder(), self._wanted
         states, own = surface(found, self.samples), surface(self.clean, self.samples)
         drift = EmbeddingDrift(spread=self.run.spread)
         shift, own_shift, clean_shift = (
@@ -207,14 +231,20 @@ class _Job:
             for at, sample in enumerate(self.samples)
         ]
 
-    def _found(self, wanted: Tensor) -> tuple[Sequence[str], Sequence[int]]:
+    @property
+    def _wanted(self) -> Tensor:
+        return self.run.base.text_encoder()(self.clean, self.samples)
+
+    @torch.no_grad()
+    def search(self) -> _Found:
+        """What the attack makes of the prompts, and how many texts it tried."""
         if self.trial is None:
             return self.clean, [0] * len(self.clean)
         seeds = sample_seeds(self.run.seed, self.samples, "prompt-attack")
-        away = Against(objective=EmbeddingShift(), given=wanted)
+        away = Against(objective=EmbeddingShift(), given=self._wanted)
         surface = self.family.text_encoder()
         result = self.trial.attack(surface, away, self.trial.budget, self.clean, seeds=seeds)
-        return result.prompts, result.queries
+        return list(result.prompts), list(result.queries)
 
     def _alignment(self, found: Sequence[str]) -> dict[str, list[float]]:
         if self.trial and not self.trial.draws:

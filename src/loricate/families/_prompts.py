@@ -14,6 +14,7 @@ from loricate.core.family import EditSettings
 from loricate.core.generators import Seeds, generators
 from loricate.core.prompt_surface import PromptSurface, Tokens
 from loricate.core.shapes import Batch, Images
+from loricate.families._tokenizing import TOKENIZING
 
 if TYPE_CHECKING:
     from loricate.families.sd15 import SD15
@@ -91,7 +92,8 @@ class _ClipPrompts(PromptSurface):
 
     def _ids(self, prompts: Sequence[str]) -> list[list[int]]:
         # Not verbose: a text that is too long is measured here and refused elsewhere.
-        rows: list[list[int]] = self._tokenizer(list(prompts), verbose=False).input_ids
+        with TOKENIZING:
+            rows: list[list[int]] = self._tokenizer(list(prompts), verbose=False).input_ids
         return rows
 
     def _hidden(self, embeddings: Batch) -> Batch:

@@ -4,13 +4,12 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Final, Self, final
 
 import torch
 from torch import Tensor, nn
 
-from loricate.basics.errors import PrerequisiteError, ShapeError
+from loricate.basics.errors import PrerequisiteError, ShapeError, UnsupportedError
 from loricate.core.domain import PIXELS, Domain
 from loricate.core.family import Component, EditSettings, Family, Jacobian
 from loricate.core.generators import Seeds, generators
@@ -29,6 +28,7 @@ from loricate.families._fine_tuning import (
 from loricate.families._inpaint import InpaintSurface
 from loricate.families._prompts import GenerationSurface, TextEncoderSurface, denoising_surface
 from loricate.families._quiet import quiet
+from loricate.families._tokenizing import TOKENIZING
 from loricate.surfaces.module import ModuleSurface
 
 with quiet():  # diffusers asks for torchvision when it is first imported, and does not need it
@@ -40,7 +40,6 @@ with quiet():  # diffusers asks for torchvision when it is first imported, and d
 __all__ = ["SD15"]
 
 _INDEX: Final = "model_index.json"
-_TOKENIZING: Final = Lock()  # a fast tokenizer refuses two threads at a time
 
 
 @final
@@ -54,6 +53,10 @@ class SD15(Family):
     encoder_prefixes = ("encoder.", "quant_conv")
 
     def __init__(self, pipe: StableDiffusionPipeline) -> None:
+        kind = pipe.scheduler.config.prediction_type
+        if kind not in ("epsilon", "v_prediction"):
+            hint = "use a scheduler config with the prediction type the denoiser was trained for"
+            raise UnsupportedError(f"prediction type {kind!r}", by="this family", hint=hint)
         self.pipe = pipe
         for module in (pipe.vae, pipe.unet, pipe.text_encoder):
             module.requires_grad_(False).eval()
@@ -255,7 +258,7 @@ class SD15(Family):
         return torch.cat([self._embed([""]).expand_as(given), given])
 
     def _embed(self, prompts: list[str]) -> Tensor:
-        with _TOKENIZING:
+        with TOKENIZING:
             tokens = self.pipe.tokenizer(
                 prompts,
                 padding="max_length",

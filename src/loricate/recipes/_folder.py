@@ -7,10 +7,24 @@ from pathlib import Path
 from loricate.basics.errors import ConfigError, ConfigProblem
 from loricate.records.io import write_atomically
 
-__all__ = ["CONFIG", "claim"]
+__all__ = ["CONFIG", "claim", "require_free"]
 
 CONFIG = "config.toml"
 _INPUTS = "inputs.json"
+
+
+def require_free(out: Path) -> None:
+    """Refuse a folder with anything in it, and leave it as it is.
+
+    Args:
+        out: Folder to write into.
+
+    Raises:
+        ConfigError: There are files, or something that is no folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        expected = "a new or empty folder: files in it could be overwritten"
+        raise ConfigError(ConfigProblem(key="out", expected=expected, got=str(out)))
 
 
 def claim(out: Path, config: str, *, resume: bool, inputs: Mapping[str, str] | None = None) -> None:

@@ -82,11 +82,20 @@ def _require_size(path: Path, image: Image.Image) -> None:
 
 
 def _require_rgb(path: Path, image: Image.Image) -> None:
-    if image.mode == "RGB":
+    is_deep = _is_deep(image)
+    if image.mode == "RGB" and not is_deep:
         return
-    why = _FIXES.get(image.mode, f"its mode is {image.mode}, such as that of 16-bit pictures")
+    other = f"its mode is {image.mode}, such as that of 16-bit pictures"
+    why = "it has 16 bits a channel" if is_deep else _FIXES.get(image.mode, other)
     raise UnsupportedError(
         f"the picture {str(path)!r}, as {why}",
         by="a model of 8-bit RGB",
         hint="convert it first, for example with Pillow: Image.open(a).convert('RGB').save(b)",
     )
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the file has more than 8 bits a channel; Pillow drops the lower ones unasked."""
+    tiles = getattr(image, "tile", ())
+    raw = " ".join(str(part) for tile in tiles for part in tile)
+    return ";16" in raw or "I;16" in image.mode

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Final, final
+from typing import Final, final, get_args
 
 from loricate.basics.errors import ConfigProblem
 from loricate.basics.registry import key_of
@@ -24,6 +24,7 @@ from loricate.defenses.denoiser_lora import DenoiserLora
 from loricate.defenses.leaf_lora import LeafLora
 from loricate.defenses.srl_vae import SrlVae
 from loricate.evaluation.subjects import Subject
+from loricate.integrity.digest import digest
 from loricate.surfaces.defended import defended
 
 __all__ = ["Built", "Material", "Strategy", "build"]
@@ -36,8 +37,10 @@ _ROOM = 3  # tokens an attack may add to a caption in training
 class Strategy(Spec):
     """Defenses that are deployed together.
 
-    Preprocessing stands in front of the encoder in the order given, adapters on their parts; an
-    adapter of the encoder is trained behind the preprocessing, as it will be attacked.
+    Preprocessing stands in front of the encoder in the order given, adapters on their parts, which
+    are trained in the order given: an adapter of the encoder behind the preprocessing, one of the
+    denoiser behind the encoder as it is by then. Preprocessing that looks through the model sees
+    what was trained before, so name the denoiser and the text encoder first where there is some.
 
     Args:
         defense: At most one adapter for each part of the pipeline.
@@ -160,8 +163,14 @@ class _Job:
         """Strategies that share an adapter share its training: it is named by what decides it."""
         inputs = () if isinstance(self.part, LeafLora) else self.inputs
         parts = [to_toml(each) for each in (self.part, *self.before, *inputs)]
-        words = json.dumps([parts, self.seed])
+        # Preprocessing that looks through the model is another one behind other weights.
+        is_bound = any(each.bind(self.family) is not each for each in inputs)
+        weights = [self._digest(each) for each in get_args(Component)] if is_bound else []
+        words = json.dumps([parts, self.seed, *weights])
         return f"{key_of(type(self.part))}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
+
+    def _digest(self, component: Component) -> str:
+        return digest(self.family.module(component).state_dict())
 
     def _target(self) -> Target:
         family, part = self.family, self.part

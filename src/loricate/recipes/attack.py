@@ -1,7 +1,7 @@
 """One attack on one picture or prompt, through everything deployed, with pictures of it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, final
@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from loricate.attacks.charmer import Charmer
 from loricate.attacks.pgd import PGD
+from loricate.basics.errors import ConfigProblem
+from loricate.basics.registry import key_of
 from loricate.basics.spec import Count, Natural, PixelLength, Spec, to_table, to_toml
 from loricate.core.attack import Attack, AttackResult
 from loricate.core.balls import ball
@@ -31,7 +33,7 @@ from loricate.metrics.ssim import SSIM
 from loricate.objectives.embedding_shift import EmbeddingShift
 from loricate.objectives.latent_shift import LatentShift
 from loricate.recipes._deployment import Deployment, deploy
-from loricate.recipes._folder import claim
+from loricate.recipes._folder import claim, require_free
 from loricate.recipes._models import judge_of, load_family, model_path
 from loricate.recipes._picture import read_picture, write_picture
 from loricate.records.io import write_atomically
@@ -104,6 +106,13 @@ class PromptAttackSpec(Spec):
     seed: Natural = 0
     device: str = "auto"
 
+    def inconsistencies(self) -> Iterable[ConfigProblem]:
+        """An objective that reads something else."""
+        if self.objective.surface_kind != "text_encoder":
+            expected = "one that reads the text encoder, such as embedding_shift"
+            got = key_of(type(self.objective))
+            yield ConfigProblem(key="objective", expected=expected, got=got)
+
 
 def attack_image(spec: ImageAttackSpec, path: Path, out: Path) -> Mapping[str, object]:
     """Attack a picture and write what it became, beside what the model makes of both.
@@ -122,12 +131,13 @@ def attack_image(spec: ImageAttackSpec, path: Path, out: Path) -> Mapping[str, o
         UnsupportedError: The picture is not 8-bit RGB.
         PrerequisiteError: The model cannot be loaded.
     """
+    require_free(out)
     family = load_family(model_path(spec.model), spec.device)
     clean = read_picture(path, family.image_size).to(family.device)
     subject = deploy(family, _deployment("vae", spec.adapter, spec.defenses))
-    claim(out, to_toml(spec), resume=False)
     pictures = Pictures(clean, (spec.prompt,))
     result = _attacked(spec, subject, pictures)
+    claim(out, to_toml(spec), resume=False)
     write_picture(out / "attacked.png", result.adversarial)
     # What counts is the file: it is read back, and everything below is measured on that.
     saved = read_picture(out / "attacked.png", family.image_size).to(family.device)
@@ -158,6 +168,7 @@ def attack_prompt(spec: PromptAttackSpec, prompt: str, out: Path) -> Mapping[str
         ConfigError: ``out`` holds something, or the prompt is empty or too long.
         PrerequisiteError: The model cannot be loaded.
     """
+    require_free(out)
     path = model_path(spec.model)
     base = load_family(path, spec.device)
     family = deploy(base, _deployment("text_encoder", spec.adapter)).family

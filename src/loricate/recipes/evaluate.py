@@ -8,7 +8,7 @@ from loricate.adapters.formats.peft import PEFT
 from loricate.basics.spec import PixelLength, to_toml
 from loricate.core.training import Observer, silent
 from loricate.evaluation.subjects import Subject
-from loricate.integrity.digest import digest
+from loricate.integrity.digest import adapter_digest, digest
 from loricate.recipes._artifacts import verify
 from loricate.recipes._clock import Clock
 from loricate.recipes._data import held_out_pictures
@@ -61,7 +61,10 @@ def evaluate(
     base = load_family(path, spec.device)
     pictures = held_out_pictures(path, spec.images, base.image_size).on(base.device)
     adapter = None if spec.adapter is None else PEFT(component="vae").read(spec.adapter)
-    claim(out, to_toml(spec), resume=resume, inputs=digests_of(base, pictures))
+    inputs = digests_of(base, pictures)
+    if adapter is not None:
+        inputs["adapter"] = adapter_digest(adapter)
+    claim(out, to_toml(spec), resume=resume, inputs=inputs)
     before = digest(base.vae.state_dict())
     family = base.with_vae(copy.deepcopy(base.vae))
     attached = None if adapter is None else load(family.vae, adapter, "vae")

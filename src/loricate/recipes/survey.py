@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, final
+from typing import Final, final, get_args
 
 import numpy as np
 
 from loricate.basics.errors import ConfigProblem
+from loricate.basics.registry import key_of
 from loricate.basics.spec import Count, Fraction01, PixelLength, Spec, to_toml
-from loricate.core.family import EditSettings, Family
+from loricate.core.family import Component, EditSettings, Family
 from loricate.core.training import Observer, silent
 from loricate.evaluation.battery import BatteryPlan, battery
 from loricate.evaluation.prompt_aggregates import aggregate_prompts
@@ -56,6 +57,17 @@ class PromptPlan(Spec):
         default_factory=lambda: EditSettings(num_inference_steps=10, guidance=3.0)
     )
     percentile: Fraction01 = 0.95
+
+    def inconsistencies(self) -> Iterable[ConfigProblem]:
+        """Trials whose rows could not be told apart in the record."""
+        names = [
+            (key_of(type(trial.attack)), trial.budget.kind, trial.budget.limit)
+            for trial in self.trials
+        ]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                expected = "another attack or budget than an earlier one"
+                yield ConfigProblem(key=f"trials.{index}", expected=expected, got=name[0])
 
 
 @final
@@ -164,11 +176,21 @@ def _scene(
     images = calibration_images(path, spec.images, base.image_size).to(base.device)
     material = Material(images, calibration_captions(path))
     pictures = held_out_pictures(path, spec.images, base.image_size).on(base.device)
-    claim(out, to_toml(spec), resume=resume, inputs=digests_of(base, pictures, images))
-    built = _built(spec, base, material, out, observe)
     deployed = [deploy(base, each) for each in spec.deployments]
+    inputs = digests_of(base, pictures, images) | _digests(deployed)
+    claim(out, to_toml(spec), resume=resume, inputs=inputs)
+    built = _built(spec, base, material, out, observe)
     judge = judge_of(path, spec.judge, base)
     return [Subject(BASE, base), *built, *deployed], pictures, judge
+
+
+def _digests(deployed: Sequence[Subject]) -> dict[str, str]:
+    """Digest of every part that an adapter from a file was put on."""
+    return {
+        f"{part} of {subject.name}": digest(subject.family.module(part).state_dict())
+        for subject in deployed
+        for part in get_args(Component)
+    }
 
 
 def _built(
@@ -215,25 +237,16 @@ def _prompted(
         seed=spec.seed,
         path=out / _PROMPT_ROWS,
     )
-    encoders = _text_encoders(subjects)
-    found = evaluation.run({names[0]: family for names, family in encoders}, plan.trials)
-    copies = {names[0]: names for names, _ in encoders}
-    rows = [replace(row, subject=name) for row in found for name in copies[row.subject]]
+    rows = evaluation.run(_drawing(subjects), plan.trials)
     other = replace(evaluation, seed=spec.seed + 1).run({BASE: base}, ())
     margin = _margin(rows, other, float(plan.percentile))
     return aggregate_prompts(rows, judge=_JUDGE, margin=margin, seed=spec.seed)
 
 
-def _text_encoders(subjects: Sequence[Subject]) -> list[tuple[list[str], Family]]:
-    """The base, and text encoders other than its own, each with the subjects that deploy it."""
-    by_weights: dict[str, tuple[list[str], Family]] = {}
-    base = subjects[0].family.module("text_encoder")
-    for subject in subjects:
-        module = subject.family.module("text_encoder")
-        if subject.name == BASE or module is not base:
-            names, _ = by_weights.setdefault(digest(module.state_dict()), ([], subject.family))
-            names.append(subject.name)
-    return list(by_weights.values())
+def _drawing(subjects: Sequence[Subject]) -> dict[str, Family]:
+    """The base, and every other pipeline; preprocessing alone changes nothing for prompts."""
+    base = subjects[0].family
+    return {s.name: s.family for s in subjects if s.name == BASE or s.family is not base}
 
 
 def _margin(rows: Sequence[PromptRow], other: Sequence[PromptRow], percentile: float) -> float:

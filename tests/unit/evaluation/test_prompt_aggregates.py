@@ -45,6 +45,31 @@ def test_the_worst_trial_of_each_prompt_is_taken_not_the_worst_trial() -> None:
     assert table["base", "char_search", Metrics.EMBEDDING_SHIFT].value == pytest.approx(3.0)
 
 
+def test_the_worst_of_each_metric_is_taken_by_itself() -> None:
+    # The trial that moves the states farthest need not be the one that breaks the picture.
+    rows = [row(i, trial=SEARCH, shift=5.0, alignment=0.8) for i in range(2)]
+    rows += [row(i, trial=RANDOM, shift=1.0, alignment=0.1) for i in range(2)]
+    table = found([*rows, row(0), row(1)])
+    assert table["base", "strongest", Metrics.EMBEDDING_SHIFT].value == pytest.approx(5.0)
+    assert table["base", "strongest", Metrics.PROMPT_SUCCESS].value == 1.0
+
+
+def test_a_trial_without_pictures_does_not_hide_those_of_others() -> None:
+    blind = [vars(row(i, trial=RANDOM, shift=9.0)) | {"alignment": {}} for i in range(2)]
+    drawn = [row(i, trial=SEARCH, shift=1.0, alignment=0.1) for i in range(2)]
+    table = found([row(0), row(1), *drawn, *(PromptRow(**each) for each in blind)])
+    assert table["base", "strongest", Metrics.EMBEDDING_SHIFT].value == pytest.approx(9.0)
+    assert table["base", "strongest", Metrics.PROMPT_SUCCESS].value == 1.0
+
+
+def test_budgets_that_keep_words_are_others() -> None:
+    kept = PromptTrial(attack=CharSearch(), budget=CharBudget(edits=2, keeps_words=True))
+    rows = [row(i, trial=trial, shift=1.0) for i in range(2) for trial in (SEARCH, kept)]
+    aggregates = aggregate_prompts([row(0), row(1), *rows], judge="judge", margin=0.1, seed=0)
+    norms = [a.norm for a in aggregates if a.attack == "char_search" and a.n == 2]
+    assert {*norms} == {"characters", "characters, words kept"}
+
+
 def test_budgets_are_edits_and_clean_rows_have_none() -> None:
     table = found([row(0), row(1), *(row(i, trial=SEARCH, shift=1.0) for i in range(2))])
     attacked = table["base", "char_search", Metrics.EMBEDDING_SHIFT]
