@@ -1,8 +1,10 @@
 """Where commands write: no input is lost, nothing is mixed up, and a refusal comes early."""
 
+import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from loricate.cli.exits import ExitCode
 from loricate.cli.main import run
 from loricate.integrity.digest import digest
 from loricate.recipes import extract as extraction
+from loricate.recipes import scan as scanning
 from loricate.recipes.bake import BASE_DIGEST
+from loricate.testing.records import write_made_up_run
 
 USAGE, COULD_NOT, NEGATIVE = ExitCode.USAGE, ExitCode.COULD_NOT_RUN, ExitCode.NEGATIVE
 FLAGS = {
@@ -384,3 +388,100 @@ print(os.environ["OPENBLAS_NUM_THREADS"])
     )
     words = done.stdout.splitlines()
     assert (words[0], words[-1]) == ("False", "1")
+
+
+JUDGES = {
+    "scan": ["scan", "model", "--base", "base"],
+    "scan-file": ["scan", "model/adapter_model.safetensors"],
+    "verify": ["verify", "run", "--key", "trusted.pub", "--base", "base"],
+    "gate": ["gate", "run/record.json", "--config", "gate.toml"],
+    "compare": ["compare", "run"],
+    "spectrum": ["spectrum", "base", "--component", "unet"],
+}
+READ = {
+    "scan": ["model", "model/new.json", "model/adapter_config.json", "base/unet/model.safetensors"],
+    "scan-file": ["model/adapter_model.safetensors", "model/adapter_config.json"],
+    "verify": ["run/record.json", "run/new.json", "trusted.pub", "base/unet/model.safetensors"],
+    "gate": ["run/record.json", "run/new.json", "gate.toml"],
+    "compare": ["run/record.json", "run/rows.jsonl"],
+    "spectrum": ["base/unet/model.safetensors", "base/new.png"],
+}
+
+
+def writing(judge, out):
+    return [*JUDGES[judge], "--plot" if judge in ("compare", "spectrum") else "--out", str(out)]
+
+
+@pytest.fixture
+def judged(here):
+    """What commands that judge read: an adapter, a run, a key and thresholds."""
+    write_made_up_run(here / "run", pictures=0)
+    adapter = open_adapter(here / "lora.safetensors").adapter
+    save_adapter(adapter.only(["unet"]), here / "model", form="peft")
+    (here / "trusted.pub").write_text("a key")
+    (here / "gate.toml").write_text("max_drift = 0.5")
+    return here
+
+
+@pytest.mark.parametrize(("judge", "out"), [(key, out) for key in READ for out in READ[key]])
+def test_a_report_is_not_written_over_what_it_is_about(judged, capsys, judge, out):
+    code, said = refuse(capsys, judged, *writing(judge, out))
+    assert code == USAGE
+    assert out in said
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+@pytest.mark.parametrize("judge", ["scan", "verify", "gate"])
+def test_another_name_of_what_is_read_is_no_place_either(judged, capsys, judge, link):
+    read = {"scan": "model/adapter_config.json"}.get(judge, "run/record.json")
+    link(judged / read, judged / "other.json")
+    assert refuse(capsys, judged, *writing(judge, "other.json"))[0] == USAGE
+    (judged / "other.json").unlink()
+    # A link in the folder to a file outside would be lost, or is part of what is judged.
+    (judged / "outside.json").write_text("mine")
+    folder = (judged / read).parent
+    link(judged / "outside.json", folder / "linked.json")
+    assert refuse(capsys, judged, *writing(judge, "outside.json"))[0] == USAGE
+    assert refuse(capsys, judged, *writing(judge, folder / "linked.json"))[0] == USAGE
+
+
+@pytest.mark.parametrize("judge", ["scan", "gate"])
+def test_a_pipe_is_written_into_and_stays(judged, judge):
+    os.mkfifo(judged / "pipe")
+    (judged / "link").symlink_to(judged / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        for name in ("pipe", "link"):
+            read = pool.submit((judged / "pipe").read_text)
+            assert run(writing(judge, name)) in (0, 1, 4)
+            assert "verdict" in json.loads(read.result())
+            assert (judged / "pipe").is_fifo()
+    assert (judged / "link").is_symlink()
+
+
+@pytest.mark.parametrize("judge", ["scan", "gate"])
+def test_a_link_is_followed_and_a_file_replaced_in_one_step(judged, judge, monkeypatch):
+    for name in ("old.json", "missing.json"):
+        (judged / "link.json").unlink(missing_ok=True)
+        (judged / "link.json").symlink_to(judged / name)
+        (judged / "old.json").write_text("old")
+        assert run(writing(judge, "link.json")) in (0, 1, 4)
+        assert (judged / "link.json").is_symlink()
+        assert "verdict" in json.loads((judged / name).read_text())
+
+    def full(number):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    before = listing(judged)
+    assert run(writing(judge, "old.json")) == COULD_NOT
+    assert listing(judged) == before
+
+
+def test_a_report_has_to_have_a_place_before_the_work(judged, capsys, monkeypatch):
+    def too_late(*arguments, **options):
+        raise AssertionError
+
+    monkeypatch.setattr(scanning, "scan_files", too_late)
+    code, said = refuse(capsys, judged, "scan", "model", "--out", "afile/new.json")
+    assert code == COULD_NOT
+    assert "--out" in said

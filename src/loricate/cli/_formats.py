@@ -65,6 +65,7 @@ def show(
     Raises:
         PrerequisiteError: The file cannot be written.
     """
+    from loricate.recipes._out import write_report
     from loricate.report.outcomes import printable
 
     if form is None and out is None:
@@ -78,7 +79,7 @@ def show(
     if out is None:
         click.echo(text)
         return
-    _write(out, text)
+    write_report(out, f"{text}\n".encode())
     log(f"{verdict}: {out}")
 
 
@@ -100,14 +101,3 @@ def _text(
     else:
         table = {**extra, "verdict": verdict, "checks": [asdict(each) for each in outcomes]}
     return json_text(table)
-
-
-def _write(path: Path, text: str) -> None:
-    from loricate.basics.errors import PrerequisiteError
-    from loricate.records.io import write_atomically
-
-    try:
-        write_atomically(path, f"{text}\n".encode())
-    except OSError as error:
-        missing = f"a place to write {str(path)!r} ({error.strerror or error})"
-        raise PrerequisiteError(missing, remedy="name another path with --out") from error

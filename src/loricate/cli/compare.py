@@ -60,8 +60,11 @@ def command(
     numbers under other conditions answer another question. Runs on the same pictures are tested
     pair by pair. Only record.json and rows.jsonl are read; no torch is needed.
     """
+    from loricate.recipes._out import require_outside
     from loricate.recipes.compare import compare
 
+    if plot is not None:
+        require_outside(plot, runs)
     comparison = compare(runs, subjects=subjects, metrics=metrics)
     if plot is not None:
         _plot(comparison, plot)

@@ -64,8 +64,11 @@ def command(
     record.json, without torch or weights; thresholds that are not given are those of harden.
     Exit code: 0 pass, 1 fail, 4 where the record lacks evidence or its intervals leave it open.
     """
-    from loricate.recipes.gate import gate
+    from loricate.recipes._out import require_outside
+    from loricate.recipes.gate import folder_of, gate
 
+    if out is not None:
+        require_outside(out, [folder_of(run), *([config] if config else [])])
     record, verdict = gate(run, _spec(config, flags))
     outcomes = [_outcome(criterion) for criterion in verdict.criteria]
     table = verdict.model_dump(mode="json")

@@ -54,8 +54,13 @@ def command(
     """
     from loricate.cli.exits import for_outcome
     from loricate.integrity.finding import Severity
+    from loricate.integrity.subject import CONFIGS
+    from loricate.recipes._out import require_outside
     from loricate.recipes.scan import outcomes, scan
 
+    if out is not None:
+        beside = [path.with_name(name) for path in paths if path.is_file() for name in CONFIGS]
+        require_outside(out, [*paths, *beside, *([base] if base else [])])
     with progress_report() as observer:
         report = scan(paths, base=base, observer=observer)
     threshold = Severity(fail_on)

@@ -60,9 +60,12 @@ def command(
     model by default. Every Linear and Conv2d weight is decomposed; the error of a kept rank is a
     certified upper bound, relative to the Frobenius norm of the weight.
     """
+    from loricate.recipes._out import require_outside
     from loricate.recipes.spectrum import spectrum
 
     model = model or _embedded()
+    if plot is not None:
+        require_outside(plot, [model])
     with progress_report() as observer:
         found = spectrum(model, rules=rules, component=component, observer=observer)
     if top is not None:

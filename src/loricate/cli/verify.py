@@ -57,8 +57,11 @@ def command(
     tensor by tensor, and that the record is about these weights. Exit code 1 names what is wrong,
     4 says that something could not be proven; without --key it is never 0.
     """
+    from loricate.recipes._out import require_outside
     from loricate.recipes.verify import verify
 
+    if out is not None:
+        require_outside(out, [folder, *(each for each in (key, base) if each is not None)])
     found = verify(folder, key=key, base=base)
     outcomes = [_outcome(claim) for claim in found.claims]
     show(outcomes, found.outcome, suite="loricate verify", form=form, out=out, folder=str(folder))

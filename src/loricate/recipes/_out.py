@@ -1,7 +1,7 @@
 """Where results may be written: never over a source, nor over anything that is no adapter."""
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,17 @@ from loricate.basics.errors import (
     UnsupportedError,
     nearest,
 )
+from loricate.integrity._walk import files_of
+from loricate.records.io import write_atomically
 
-__all__ = ["Destination", "DtypeName", "require_new", "writing_to"]
+__all__ = [
+    "Destination",
+    "DtypeName",
+    "require_new",
+    "require_outside",
+    "write_report",
+    "writing_to",
+]
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
 
@@ -151,6 +160,50 @@ def require_new(out: Path, sources: Sequence[Path]) -> None:
         raise ConfigError(ConfigProblem(key="out", expected=expected, got=str(out)))
 
 
+def require_outside(out: Path, sources: Iterable[Path]) -> None:
+    """Refuse a report in place of what it is about, or among it, by whatever name or link.
+
+    Args:
+        out: Where the report goes. A file that is there may be replaced.
+        sources: Files and folders that are read.
+
+    Raises:
+        ConfigError: It is a source, or lies in one.
+        PrerequisiteError: Nothing can be written there.
+    """
+    with writing_to(out):
+        ours = {Path(os.path.realpath(out)), Path(os.path.realpath(out.parent)) / out.name}
+        for source in sources:
+            theirs = Path(os.path.realpath(source))
+            is_inside = any(path.is_relative_to(theirs) for path in ours)
+            if is_inside or (out.exists() and _holds(source, out)):
+                expected = f"a path outside of what is read, {str(source)!r}"
+                raise ConfigError(ConfigProblem(key="out", expected=expected, got=str(out)))
+        if _is_replaced(out):
+            _require_place(Path(os.path.realpath(out)))
+
+
+def write_report(out: Path, content: bytes) -> None:
+    """Write a file, in one step where it is new or a plain one.
+
+    Links are followed. What is neither a file nor a folder, such as a device or a pipe, is written
+    into and stays what it is.
+
+    Args:
+        out: Where to; ``require_outside`` let it pass.
+        content: The bytes.
+
+    Raises:
+        PrerequisiteError: There is no room or permission to write.
+    """
+    with writing_to(out):
+        if _is_replaced(out):
+            write_atomically(Path(os.path.realpath(out)), content)
+        else:
+            with out.open("wb") as file:
+                file.write(content)
+
+
 @contextmanager
 def writing_to(out: Path) -> Iterator[None]:
     """Turn a refusal of the file system into one that names the destination.
@@ -179,6 +232,19 @@ def _require_place(out: Path) -> None:
 def _no_place(out: Path, why: str) -> PrerequisiteError:
     missing = f"a place to write {str(out)!r} ({why})"
     return PrerequisiteError(missing, remedy="name another path with --out")
+
+
+def _holds(source: Path, file: Path) -> bool:
+    """Whether a file is one at or below a path, by another name."""
+    found = (each.path for each in files_of([source]) if each.trouble is None)
+    return any(each.samefile(file) for each in found)
+
+
+def _is_replaced(out: Path) -> bool:
+    """Whether there is nothing yet, or a plain file that a new one may be put in place of."""
+    real = Path(os.path.realpath(out))
+    # A link of /proc may lead to a file that has no name any more.
+    return not out.exists() or (out.is_file() and real.exists() and real.samefile(out))
 
 
 def _is_adapter_folder(folder: Path) -> bool:

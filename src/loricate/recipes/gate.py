@@ -11,7 +11,7 @@ from loricate.evaluation.verdict import Evidence, Thresholds, decide
 from loricate.records.io import RECORD_FILE, read_record
 from loricate.records.schema import Aggregate, RunRecord, Verdict
 
-__all__ = ["GateSpec", "gate"]
+__all__ = ["GateSpec", "folder_of", "gate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +72,18 @@ def gate(run: Path, spec: GateSpec | None = None) -> tuple[RunRecord, Verdict]:
         UnsupportedError: It was written by a newer version.
         HostileFileError: Its numbers cannot be those of a run.
     """
-    folder = run.parent if run.name == RECORD_FILE else run
+    folder = folder_of(run)
     record = read_record(folder)
     _require_believable(record, folder / RECORD_FILE)
     evidence = Evidence(
         aggregates=record.aggregates, checks=record.checks, integrity=record.integrity
     )
     return record, decide(evidence, _thresholds(spec or GateSpec(), record.verdict))
+
+
+def folder_of(run: Path) -> Path:
+    """Folder of a run that is named by it or by the record in it."""
+    return run.parent if run.name == RECORD_FILE else run
 
 
 def _require_believable(record: RunRecord, path: Path) -> None:
