@@ -56,6 +56,16 @@ def test_the_gravest_file_comes_first_and_the_rest_is_counted(clean, hostile, ca
     assert "fail: 2 of 2 files judged, findings: 1 critical, not verified: 0" in shown
 
 
+def test_code_beside_weights_is_not_said_to_be_in_order(clean, capsys) -> None:
+    (clean.parent / "pipeline.py").write_text("import os\n")
+    assert run(["scan", str(clean.parent)]) == ExitCode.PASS
+    passed, left = capsys.readouterr().out.split("Not verified")
+    assert "clean.safetensors" in passed
+    assert "pipeline.py" not in passed
+    assert "Python code, which no rule reads" in left
+    assert "pass: 1 of 2 files judged" in left
+
+
 def test_json_says_what_was_found_and_in_which_bytes(hostile, capsys) -> None:
     assert run(["scan", str(hostile), "--json"]) == ExitCode.NEGATIVE
     report = json.loads(capsys.readouterr().out)
