@@ -114,7 +114,7 @@ def test_a_name_that_is_no_text_is_shown_in_every_form(form, tmp_path, capfdbina
     spelled = "a%FF.pkl" if form == "--sarif" else r"a\udcff.pkl"
     assert run(asked) == ExitCode.NEGATIVE
     assert spelled in capfdbinary.readouterr().out.decode("utf-8")
-    assert run([*asked, "--out", str(tmp_path / "out")]) == ExitCode.NEGATIVE
+    assert run([*asked, "--out", str(tmp_path.with_suffix(".out"))]) == ExitCode.NEGATIVE
     assert spelled in (tmp_path / "out").read_text(encoding="utf-8")
 
 
