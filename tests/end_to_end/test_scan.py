@@ -115,7 +115,7 @@ def test_a_name_that_is_no_text_is_shown_in_every_form(form, tmp_path, capfdbina
     assert run(asked) == ExitCode.NEGATIVE
     assert spelled in capfdbinary.readouterr().out.decode("utf-8")
     assert run([*asked, "--out", str(tmp_path.with_suffix(".out"))]) == ExitCode.NEGATIVE
-    assert spelled in (tmp_path / "out").read_text(encoding="utf-8")
+    assert spelled in tmp_path.with_suffix(".out").read_text(encoding="utf-8")
 
 
 def test_a_rule_that_breaks_down_is_no_traceback(clean, monkeypatch, capsys) -> None:
