@@ -57,7 +57,7 @@ class ImportMapping(Rule):
         max_shown: Findings in one file that are listed one by one.
     """
 
-    applies_to: ClassVar[frozenset[Content]] = JSON_OR_HEADER | {Content.OTHER, Content.PICKLE}
+    applies_to: ClassVar[frozenset[Content]] = JSON_OR_HEADER | {Content.OTHER}
 
     libraries: tuple[str, ...] = ("diffusers", "transformers", "peft", "lerobot")
     pipelines: tuple[str, ...] = (

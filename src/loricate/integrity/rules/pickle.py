@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from loricate.integrity._grades import graded
+from loricate.integrity._suffixes import code_in
 from loricate.integrity.finding import Finding, NotVerified, Severity
 from loricate.integrity.rule import Rule
 from loricate.integrity.subject import Content, Subject
@@ -71,6 +72,8 @@ class Pickle(Rule):
                 n_imports=len(found),
                 **inside,
             )
+        if subject.content is Content.PICKLE and (kind := code_in(subject.path)) is not None:
+            yield self.not_verified(subject, f"{kind} with a pickle or zip archive in it")
         for obstacle in pickled.obstacles:
             # The length of a header may look like the beginning of a pickle.
             if not (is_tensors and obstacle.is_chance):

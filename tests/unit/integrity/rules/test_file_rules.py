@@ -367,3 +367,14 @@ def test_no_file_has_findings_without_end(tmp_path) -> None:
     assert len(found(tmp_path / "a.yaml", ImportMapping(max_shown=7))) == 7
     table = {f"k{i}": {"auto_map": {"A": "m.M"}} for i in range(500)}
     assert len(found(config(tmp_path, **table), ImportMapping(max_shown=7))) == 7
+
+
+def test_a_program_that_is_an_archive_as_well_leaves_the_verdict_open(tmp_path) -> None:
+    zipped = tmp_path / "a.zip"
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("readme.txt", "words")
+    (tmp_path / "x.exe").write_bytes(b"MZ" + bytes(99) + zipped.read_bytes())
+    report = scan([tmp_path], rules=[Pickle(), ImportMapping()])
+    what = "a program or library with a pickle or zip archive in it"
+    assert what in [each.why for each in report.not_verified]
+    assert report.outcome() == "inconclusive"
