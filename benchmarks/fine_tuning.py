@@ -414,7 +414,7 @@ def compared(found: Rows) -> dict[str, dict[str, Interval]]:
         cells = sorted(before.keys() & after.keys())
         if len(cells) > 1:
             pair = [before[c] for c in cells], [after[c] for c in cells]
-            table[words] = harm(*pair, seed=0)
+            table[words] = harm(*pair, seed=0, concepts=[concept for concept, _ in cells])
     return table
 
 

@@ -120,7 +120,11 @@ def noised(x: Images, ball: Ball, seed: int) -> Images:
 
 
 def harm(
-    first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]], *, seed: int
+    first: Sequence[Mapping[str, float]],
+    second: Sequence[Mapping[str, float]],
+    *,
+    seed: int,
+    concepts: Sequence[str] | None = None,
 ) -> dict[str, Interval]:
     """By how much the second fine-tunings are worse than the first, paired; positive is harm.
 
@@ -128,12 +132,15 @@ def harm(
         first: Figures of fine-tunings, such as those on clean pictures.
         second: Figures of the same concepts and seeds on other pictures.
         seed: Of the bootstrap.
+        concepts: Concept of each fine-tuning: those of one concept are resampled together, as
+            other seeds tell little of other concepts.
 
     Returns:
         Interval of each metric.
     """
     return {
-        name: bootstrap_difference(*_signed(name, first, second), seed=seed) for name in METRICS
+        name: bootstrap_difference(*_signed(name, first, second), seed=seed, clusters=concepts)
+        for name in METRICS
     }
 
 
