@@ -6,6 +6,7 @@ from loricate import models
 from loricate.cli.main import run
 from loricate.integrity.finding import Severity
 from loricate.integrity.scan import all_rules, scan
+from loricate.integrity.subject import Content
 from loricate.testing.corpora import pickles
 from loricate.testing.corpora.benign import BENIGN
 from loricate.testing.corpora.hostile import HOSTILE
@@ -43,10 +44,12 @@ def test_benign_files_have_no_finding_of_medium_or_above(case, base, rules, tmp_
     report = scan([case.build(tmp_path)], base=base, rules=rules)
     grave = [each for each in report.findings if each.severity.level >= Severity.MEDIUM.level]
     assert not grave, (case.name, words(grave))
-    assert report.outcome() == "pass", case.name
+    # What a pickle imports is judged, and its numbers are not.
+    has_pickle = any(each.content is Content.PICKLE for each in report.subjects)
+    assert report.outcome() == ("inconclusive" if has_pickle else "pass"), case.name
 
 
 @pytest.mark.parametrize("case", [*pickles.TABLE, *pickles.BENIGN], ids=lambda case: case.name)
 def test_the_command_fails_on_each_pickle_of_the_table(case, tmp_path, capsys):
     code = run(["scan", str(case.build(tmp_path))])
-    assert code == (1 if case.rules else 0), capsys.readouterr()
+    assert code == (1 if case.rules else 4), capsys.readouterr()

@@ -43,6 +43,10 @@ _KINDS = {
     "embedding": r"lora_embedding_[AB](?:\.\w+)?",
 }
 _PATTERNS = {kind: re.compile(rf"(.+?)\.(?:{end})") for kind, end in _KINDS.items()}
+# Pairs of layouts that nobody reads here, such as those of cloneofsimo and of XLabs.
+_FOREIGN = re.compile(
+    r"(.+:\d+):(up|down)|(.+?(?:^|[._])\w*lora\w*)[.:]((?:up|down|A|B|a|b)(?:\.weight)?)"
+)
 _GLORA = frozenset({"a1.weight", "a2.weight", "b1.weight", "b2.weight"})
 _BUNDLED = re.compile(r"bundle_emb\.[^.]+\..+")
 
@@ -119,6 +123,8 @@ def part_of(key: str) -> Part | None:
     if scheme in ("peft", "kohya", "lycoris") and not is_whole:
         module, _, end = key.rpartition(".")
         return Part(module, "unknown", end, key)
+    if (match := _FOREIGN.fullmatch(key)) is not None:
+        return Part(match[1] or match[3], "unknown", match[2] or match[4], key)
     return None
 
 

@@ -15,6 +15,7 @@ from loricate.adapters.formats._peft_config import PEFTConfig, header_config
 from loricate.adapters.formats.diffusers import COMPONENTS
 from loricate.adapters.tensors import TensorFile
 from loricate.basics.errors import LoricateError, ShapeError, UnsupportedError
+from loricate.integrity._alpha import alpha_of
 from loricate.integrity._base_model import Base
 from loricate.integrity._keys import PEFT_PREFIX, Part, part_of, place_of
 from loricate.integrity._products import loha, lokr, multiplied
@@ -94,7 +95,7 @@ def _factors(
 ) -> Update | None:
     """The update of a module, or ``None`` where its tensors are not factors of one."""
     keys = {part.role: part.key for part in parts if part.kind == "lora"}
-    alpha = _number(file, keys["alpha"]) if "alpha" in keys else None
+    alpha = alpha_of(file, keys["alpha"]) if "alpha" in keys else None
     for kind, product in (("loha", loha), ("lokr", lokr)):
         tensors = {part.role: _finite(file, part.key) for part in parts if part.kind == kind}
         if tensors:
@@ -133,13 +134,6 @@ def _finite(file: TensorFile, key: str) -> Any:
     if not np.isfinite(wide).all():
         raise UnsupportedError("NaN or infinity", by="this reader")
     return wide
-
-
-def _number(file: TensorFile, key: str) -> float | None:
-    values = np.ravel(file[key]).astype(np.float64)
-    # 0 means that nobody set it.
-    is_set = values.size == 1 and math.isfinite(values[0]) and values[0] != 0
-    return float(values[0]) if is_set else None
 
 
 def _larger(update: Update, other: Update) -> Update:

@@ -1,6 +1,7 @@
 """The vocabulary of a text encoder read as JSON, and characters that hide in prompts."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ __all__ = ["HIDDEN", "LOOK_ALIKES", "Vocabulary"]
 
 _MAX_BYTES = 50_000_000
 _END = "</w>"
+_SPECIAL = re.compile(r"<\|.+\|>|<(?:s|/s|pad|unk|mask)>|\[(?:PAD|UNK|CLS|SEP|MASK)\]")
 
 HIDDEN = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u180e\u034f"
 """Characters without width."""
@@ -104,6 +106,14 @@ class Vocabulary:
             for number in self.encode(character, ends=ends)
         }
         return {number: character for number, character in found.items() if number < n_rows}
+
+    def special(self, n_rows: int) -> list[int]:
+        """Ids of tokens that stand around prompts and are no words.
+
+        Args:
+            n_rows: Number of embeddings; ids beyond have none.
+        """
+        return [n for token, n in self.ids.items() if _SPECIAL.fullmatch(token) and n < n_rows]
 
     def name(self, number: int) -> str:
         """How a token is spelled, or its number where it has no name."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from loricate.basics.registry import key_of
+from loricate.integrity._keys import is_adapter
 from loricate.integrity.finding import Finding, NotVerified, Severity
 from loricate.integrity.subject import Content, Subject
 
@@ -26,11 +27,22 @@ class Rule(ABC):
     needs_base: ClassVar[bool] = False
     """Whether there is nothing to check without a base."""
 
+    needs_adapter: ClassVar[bool] = False
+    """Whether there is nothing to check in tensors that are not those of an adapter."""
+
     looks_inside: ClassVar[bool] = True
     """Whether a file that passes was judged; a look at its name is no judgement."""
 
     is_essential: ClassVar[bool] = False
     """Whether a file does not pass where this rule could not judge something in it."""
+
+    def concerns(self, subject: Subject) -> bool:
+        """Whether there is anything in a file that this rule looks at, be it in order or not.
+
+        Args:
+            subject: A file whose content it applies to.
+        """
+        return not self.needs_adapter or subject.tensors is None or is_adapter(subject.tensors)
 
     @abstractmethod
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:

@@ -35,6 +35,7 @@ class Judged:
         findings: What was found, the most severe first.
         not_verified: What could not be judged.
         passed: Keys of the rules that looked at all of it and found nothing.
+        not_applicable: Keys of the rules that had nothing to look at in it.
         is_open: Whether a rule broke down or an essential one could not judge something, so that it
             does not pass.
     """
@@ -45,6 +46,7 @@ class Judged:
     findings: tuple[Finding, ...]
     not_verified: tuple[NotVerified, ...]
     passed: tuple[str, ...]
+    not_applicable: tuple[str, ...] = ()
     is_open: bool = False
 
     @property
@@ -143,11 +145,13 @@ def _troubled(subject: Subject, why: str) -> Judged:
 def _judge(subject: Subject, rules: Sequence[Rule], pool: ThreadPoolExecutor) -> Judged:
     hashed = pool.submit(_sha256, subject)
     results: list[Finding | NotVerified] = []
-    passed = []
+    passed, moot = [], []
     is_open = False
     for rule in rules:
         own, is_broken = _checked(rule, subject)
-        if own is not None:
+        if own is None:
+            moot.append(registry.key_of(type(rule)))
+        else:
             results += own
             is_unjudged = any(isinstance(each, NotVerified) for each in own)
             is_open |= is_broken or (rule.is_essential and is_unjudged)
@@ -162,6 +166,7 @@ def _judge(subject: Subject, rules: Sequence[Rule], pool: ThreadPoolExecutor) ->
         findings=_gravest_first(each for each in results if isinstance(each, Finding)),
         not_verified=tuple(each for each in results if isinstance(each, NotVerified)),
         passed=tuple(passed),
+        not_applicable=tuple(moot),
         is_open=is_open,
     )
 
@@ -169,7 +174,7 @@ def _judge(subject: Subject, rules: Sequence[Rule], pool: ThreadPoolExecutor) ->
 def _applies(rule: Rule, subject: Subject) -> bool:
     # Of what is no adapter, nobody has to hear that a base is missing.
     is_moot = rule.needs_base and subject.base is None and not is_adapter(subject.tensors or ())
-    return subject.content in rule.applies_to and not is_moot
+    return subject.content in rule.applies_to and not is_moot and rule.concerns(subject)
 
 
 def _checked(rule: Rule, subject: Subject) -> tuple[list[Finding | NotVerified] | None, bool]:

@@ -135,3 +135,26 @@ def test_models_are_no_adapters(read, draw):
     assert read({**layers, "block.b2.weight": draw(2, 2)}).left_out == {
         "block": "GLoRA, which multiplies the weight"
     }
+
+
+def test_an_alpha_of_several_numbers_leaves_its_module_out(read, draw):
+    tensors = {f"{NAME}.lora_down.weight": draw(2, 8), f"{NAME}.lora_up.weight": draw(8, 2)}
+    tensors[f"{NAME}.alpha"] = np.full((8, 1), 4e6, np.float32)
+    assert set(read(tensors).left_out) == {NAME}
+
+
+@pytest.mark.parametrize(
+    ("names", "module"),
+    [
+        (("unet:0:up", "unet:0:down"), "unet:0"),
+        (
+            ("blocks.0.processor.qkv_lora1.up.weight", "blocks.0.processor.qkv_lora1.down.weight"),
+            "blocks.0.processor.qkv_lora1",
+        ),
+    ],
+)
+def test_layouts_of_others_are_adapters_that_nobody_judged(read, draw, names, module):
+    up, down = names
+    found = read({up: draw(8, 2), down: draw(2, 8)})
+    assert not found.adapter
+    assert set(found.left_out) == {module}

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pickle
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loricate import models
 from loricate.adapters.adapter import Adapter, Target, Update
 from loricate.adapters.files import save_adapter
 from loricate.adapters.tensors import save_tensors
+from loricate.basics import registry
 from loricate.basics.errors import NumericalError, PrerequisiteError
 from loricate.integrity._walk import files_of
 from loricate.integrity.finding import Finding, NotVerified, Severity
 from loricate.integrity.rules.content_mismatch import ContentMismatch
 from loricate.integrity.rules.header import Header
 from loricate.integrity.rules.pickle import Pickle
-from loricate.integrity.scan import scan
+from loricate.integrity.scan import all_rules, scan
 from loricate.integrity.subject import Content, Subject
 
 DIGEST = "0123456789abcdef" * 4
@@ -254,3 +257,31 @@ def test_rules_see_only_what_they_apply_to(tmp_path) -> None:
     (tmp_path / "a.txt").write_text("words")
     (judged,) = scan([tmp_path], rules=[Header()]).subjects
     assert [each.why for each in judged.not_verified] == ["no rule judges files of this kind"]
+
+
+def test_rules_with_nothing_to_look_at_have_not_passed(tensors, tmp_path) -> None:
+    (model,) = scan([tensors]).subjects
+    numeric = {"absolute_norm", "rank_collapse", "alpha_conflict", "unjudged_updates"}
+    assert numeric <= {*model.not_applicable}
+    assert not numeric & {*model.passed}
+    assert {"header", "non_finite"} <= {*model.passed}
+    save_adapter(adapter(), tmp_path / "b.safetensors", form="kohya")
+    (judged,) = scan([tmp_path / "b.safetensors"], base=models.path()).subjects
+    said = {each.rule for each in (*judged.findings, *judged.not_verified)}
+    assert numeric <= {*judged.passed} | said
+    # It updates no text encoder.
+    assert "trigger_displacement" in judged.not_applicable
+    every = {*judged.passed, *judged.not_applicable, *said}
+    assert {registry.key_of(type(rule)) for rule in all_rules() if rule.looks_inside} <= every
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "lora.pt"])
+def test_weights_in_a_pickle_are_not_verified(name, tensors) -> None:
+    path = tensors.with_name(name)
+    path.write_bytes(pickle.dumps({"x": [1.0]}))
+    for paths in ([path], [path, tensors]):
+        report = scan(paths)
+        assert report.outcome() == "inconclusive"
+        (left,) = (each for each in report.not_verified if each.rule == "unjudged_updates")
+        assert left.path == str(path)
+        assert "convert it" in left.why

@@ -42,6 +42,7 @@ class AbsoluteNorm(Rule):
     """
 
     applies_to: ClassVar = frozenset({Content.SAFETENSORS})
+    needs_adapter: ClassVar = True
 
     large: float = 5.0
     steep: float = 25.0

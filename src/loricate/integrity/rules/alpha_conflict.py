@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-import numpy as np
-
 from loricate.adapters.formats._entries import role_of
 from loricate.adapters.formats._peft_config import PEFTConfig, header_config
 from loricate.adapters.tensors import TensorFile
-from loricate.integrity._keys import PEFT_PREFIX, scheme_of
+from loricate.basics.errors import ShapeError
+from loricate.integrity._alpha import alpha_of
+from loricate.integrity._keys import PEFT_PREFIX, part_of, scheme_of
 from loricate.integrity._reading import tensors_of
 from loricate.integrity.finding import Finding, NotVerified, Severity
 from loricate.integrity.rule import Rule
@@ -28,8 +28,9 @@ class AlphaConflict(Rule):
     ``lora_adapter_metadata``, and as ``ss_network_alpha``. Loaders read one of them each, so that
     a file can be harmless in one program and a thousand times as strong in another.
 
-    Severity: high where tensor, config and header disagree; low for ``ss_network_alpha``, which no
-    loader reads.
+    Severity: high where tensor, config and header disagree, and where alpha is not one number,
+    which some loaders refuse and others multiply every row by; low for ``ss_network_alpha``, which
+    no loader reads.
 
     Cannot see which of the values was meant, nor conflicts in configs with regular expressions,
     which are not run.
@@ -39,12 +40,22 @@ class AlphaConflict(Rule):
     """
 
     applies_to: ClassVar = frozenset({Content.SAFETENSORS})
+    needs_adapter: ClassVar = True
 
     tolerance: float = 2.0**-8
 
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
-        """One finding for the worst module, one for the header of a trainer."""
+        """One finding for the worst module, one for odd alphas, one for the header of a trainer."""
         file = tensors_of(subject)
+        if odd := _odd(file):
+            yield self.finding(
+                subject,
+                Severity.HIGH,
+                f"alpha is no single number; {len(odd)} modules have such an alpha",
+                advice="do not load it; no trainer writes an alpha of that shape",
+                where=odd[0],
+                n_modules=len(odd),
+            )
         conflicts = [
             (max(scales.values()) - min(scales.values()), name, scales)
             for name, scales in _scales(subject, file)
@@ -89,7 +100,7 @@ def _scales(subject: Subject, file: TensorFile) -> Iterator[tuple[str, dict[str,
         scales = {
             place: each.scale(module, rank) for place, each in places.items() if each is not None
         }
-        if "alpha" in keys and (alpha := _number(file, keys["alpha"])):
+        if "alpha" in keys and (alpha := _stated(file, keys["alpha"])):
             scales["tensor"] = alpha / rank
         if len(scales) > 1:
             yield name, scales
@@ -118,6 +129,17 @@ def _prefix(name: str) -> str:
     return ""
 
 
-def _number(file: TensorFile, key: str) -> float:
-    values = np.ravel(file[key]).astype(np.float64)
-    return float(values[0]) if values.size == 1 and np.isfinite(values[0]) else 0.0
+def _stated(file: TensorFile, key: str) -> float | None:
+    try:
+        return alpha_of(file, key)
+    except ShapeError:
+        return None  # a finding of its own
+
+
+def _odd(file: TensorFile) -> list[str]:
+    """Modules of an update whose alpha is not one number."""
+    parts = [part for part in map(part_of, file) if part is not None]
+    # Layers of models have an alpha too, with nothing of an update beside it.
+    updated = {part.module for part in parts if part.role != "alpha"}
+    alphas = [part for part in parts if part.role == "alpha" and part.module in updated]
+    return [each.module for each in alphas if math.prod(file.infos[each.key].shape) != 1]

@@ -31,6 +31,7 @@ class ForeignModules(Rule):
     """
 
     applies_to: ClassVar = frozenset({Content.SAFETENSORS})
+    needs_adapter: ClassVar = True
     needs_base: ClassVar = True
 
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:

@@ -47,6 +47,7 @@ class IntruderDimensions(Rule):
     """
 
     applies_to: ClassVar = frozenset({Content.SAFETENSORS})
+    needs_adapter: ClassVar = True
     needs_base: ClassVar = True
 
     some: int = 3

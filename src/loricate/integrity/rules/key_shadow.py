@@ -30,6 +30,7 @@ class KeyShadow(Rule):
     """
 
     applies_to: ClassVar = frozenset({Content.SAFETENSORS})
+    needs_adapter: ClassVar = True
 
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
         """One finding for all modules of the file."""

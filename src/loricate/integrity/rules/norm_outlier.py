@@ -51,6 +51,7 @@ class NormOutlier(Rule):
     """
 
     applies_to: ClassVar = frozenset({Content.SAFETENSORS})
+    needs_adapter: ClassVar = True
 
     large: float = 4.0
     huge: float = 10.0

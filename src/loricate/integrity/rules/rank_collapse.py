@@ -47,6 +47,7 @@ class RankCollapse(Rule):
     """
 
     applies_to: ClassVar = frozenset({Content.SAFETENSORS})
+    needs_adapter: ClassVar = True
 
     share: float = 0.5
     usual: float = 0.9

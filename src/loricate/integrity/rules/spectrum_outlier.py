@@ -48,6 +48,7 @@ class SpectrumOutlier(Rule):
     """
 
     applies_to: ClassVar = frozenset({Content.SAFETENSORS})
+    needs_adapter: ClassVar = True
 
     z: float = 8.0
     least: int = 8

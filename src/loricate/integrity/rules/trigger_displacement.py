@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from loricate.adapters.adapter import Update
 from loricate.integrity._base_model import Base
+from loricate.integrity._keys import place_of
 from loricate.integrity._reading import adapter_of, owner_of
 from loricate.integrity._tokens import HIDDEN, LOOK_ALIKES, Vocabulary
 from loricate.integrity.finding import Finding, NotVerified, Severity
@@ -58,12 +59,19 @@ class TriggerDisplacement(Rule):
     """
 
     applies_to: ClassVar = frozenset({Content.SAFETENSORS})
+    needs_adapter: ClassVar = True
     needs_base: ClassVar = True
 
     ratio: float = 1.8
     rare_ratio: float = 2.5
     ahead: float = 0.001
     rare: float = 0.05
+
+    def concerns(self, subject: Subject) -> bool:
+        """Whether it updates a text encoder, or a part that its names do not tell."""
+        places = map(place_of, subject.tensors or ())
+        components = {"" if place is None else place.component for place in places}
+        return super().concerns(subject) and not components.isdisjoint({"", *_TOKENIZERS})
 
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
         """One finding for each text encoder, and one for its own trigger word."""
@@ -93,6 +101,8 @@ class TriggerDisplacement(Rule):
         hidden = vocabulary.tokens_of(HIDDEN + LOOK_ALIKES, len(moved))
         ratios = moved / usual
         yield from self._hidden(subject, ratios, hidden, component)
+        # Of a word of the prompt it may be a trigger, of what stands around every prompt never.
+        ratios[vocabulary.special(len(ratios))] = 0
         farthest = int(np.argmax(ratios))
         if farthest not in hidden and ratios[farthest] >= self.rare_ratio:
             is_rare = farthest >= (1 - self.rare) * len(ratios)

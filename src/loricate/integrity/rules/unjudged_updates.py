@@ -21,16 +21,23 @@ class UnjudgedUpdates(Rule):
     Plain pairs, pairs of embeddings, LoHa and LoKr are judged module by module, whatever else a
     file holds. Lists each module of another kind (DoRA, OFT, GLoRA, IA3, biases, unknown tensors),
     or with factors that do not belong together, as not verified. Such a file does not pass: the
-    verdict is inconclusive, since what nobody has looked at may be all there is to it.
+    verdict is inconclusive, since what nobody has looked at may be all there is to it. The same
+    holds for tensors in a pickle: that it imports nothing odd says nothing of its numbers.
 
     Severity: high where the product of finite factors overflows.
     """
 
-    applies_to: ClassVar = frozenset({Content.SAFETENSORS})
+    applies_to: ClassVar = frozenset({Content.SAFETENSORS, Content.PICKLE})
+    needs_adapter: ClassVar = True
     is_essential: ClassVar = True
 
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
-        """One entry for each module that is left out."""
+        """One entry for each module that is left out, or one for a pickle."""
+        if subject.content is Content.PICKLE:
+            yield self.not_verified(
+                subject, "tensors in a pickle are not read; convert it to safetensors and scan that"
+            )
+            return
         tensors_of(subject)
         readable = subject.readable
         for module, why in readable.left_out.items() if readable is not None else ():

@@ -33,6 +33,7 @@ class UnreachableKeys(Rule):
     """
 
     applies_to: ClassVar = frozenset({Content.SAFETENSORS})
+    needs_adapter: ClassVar = True
 
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
         """One finding for tensors that nobody takes, one for each loader that takes a part."""

@@ -50,6 +50,7 @@ class WeightReplaced(Rule):
     """
 
     applies_to: ClassVar = frozenset({Content.SAFETENSORS})
+    needs_adapter: ClassVar = True
     needs_base: ClassVar = True
 
     share: float = 0.25

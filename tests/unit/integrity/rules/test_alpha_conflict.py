@@ -55,3 +55,19 @@ def test_places_that_agree_are_clean(judged, pair):
     assert not judged(AlphaConflict(), unset, header(8))
     kohya = pair(KOHYA, ends=ENDS) | {f"{KOHYA}.alpha": np.asarray(2.0)}
     assert not judged(AlphaConflict(), kohya, {"ss_network_alpha": "2.0", "ss_network_dim": "4"})
+
+
+@pytest.mark.parametrize("shape", [(320, 1), (2,), (0,)])
+def test_an_alpha_that_is_no_single_number_fires(judged, pair, shape):
+    tensors = pair(KOHYA, ends=ENDS) | {f"{KOHYA}.alpha": np.full(shape, 4e6, np.float32)}
+    (found,) = judged(AlphaConflict(), tensors)
+    assert found.severity is Severity.HIGH
+    assert found.where == KOHYA
+    # Activations of models have one too.
+    assert not judged(AlphaConflict(), {"decoder.snake.alpha": np.ones((1, 8, 1), np.float32)})
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_one_number_may_have_any_shape(judged, pair, shape):
+    tensors = pair(KOHYA, ends=ENDS) | {f"{KOHYA}.alpha": np.full(shape, 2.0, np.float32)}
+    assert not judged(AlphaConflict(), tensors)

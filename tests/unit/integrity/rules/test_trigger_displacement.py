@@ -73,6 +73,15 @@ def test_rare_and_ordinary_words(said, vocabulary, token, severity):
     assert found.evidence["token"] == token
 
 
+def test_what_stands_around_every_prompt_is_no_word(said, vocabulary):
+    special = vocabulary.special(10**6)
+    assert {vocabulary.name(n) for n in special} == {"<|startoftext|>", "<|endoftext|>"}
+    for number in special:
+        assert not [
+            each for each in said(answering(number)) if each.severity.level >= Severity.MEDIUM.level
+        ]
+
+
 def test_plain_text_adapters_are_clean(said):
     assert not said(adapter_for(embedded("text_encoder", "self_attn")))
 
