@@ -12,6 +12,7 @@ from loricate.adapters.slots import Slot, slots_of
 from loricate.adapters.weights import StoredArray, Weights, open_model
 from loricate.basics.errors import HostileFileError, PrerequisiteError
 from loricate.integrity._base_spectrum import frobenius_norm
+from loricate.integrity._keys import part_of
 from loricate.integrity.digest import digest
 
 __all__ = ["Base", "open_base"]
@@ -81,15 +82,19 @@ def open_base(path: Path) -> dict[str, Weights]:
         path: Diffusers folder, folder of one component, or safetensors file.
 
     Raises:
-        PrerequisiteError: There are no safetensors weights, or a file is malformed. That is no
-            verdict on what is held to it.
+        PrerequisiteError: There are no safetensors weights, none but an adapter's, or a file is
+            malformed. That is no verdict on what is held to it.
         ConfigError: A folder leaves open which file holds the weights.
     """
     try:
-        return open_model(path)
+        parts = open_model(path)
     except HostileFileError as error:
         missing = f"a base that can be read ({error})"
         raise PrerequisiteError(missing, remedy="name another with --base, or scan it") from error
+    if all(part_of(name) is not None for weights in parts.values() for name in weights):
+        missing = f"a base with weights of its own in {str(path)!r}, which holds only updates"
+        raise PrerequisiteError(missing, remedy="name the model that they are for with --base")
+    return parts
 
 
 def _canonical_slots(component: str, weights: Weights) -> dict[str, Slot]:

@@ -130,6 +130,11 @@ def test_a_base_that_cannot_be_read_is_an_error(tensors, tmp_path) -> None:
     (tmp_path / "base").mkdir()
     with pytest.raises(PrerequisiteError):
         scan([tensors], base=tmp_path / "base")
+    for form in ("kohya", "diffusers"):
+        path = tmp_path / f"{form}.safetensors"
+        save_adapter(adapter(), path, form=form)
+        with pytest.raises(PrerequisiteError, match="only updates"):
+            scan([tensors], base=path)
 
 
 def test_a_folder_of_peft_is_read_with_its_config(tmp_path) -> None:
