@@ -75,7 +75,7 @@ def measure(
         UnsupportedError: A tensor has a dtype that is not known.
     """
     with _readable(folder):
-        paths = {name: path for name, path in _walk(folder, "") if name not in skip}
+        paths = {name: path for name, path in _walk(folder) if name not in skip}
         # The largest first, so that no worker begins it when the others are done.
         order = sorted(paths, key=lambda name: -paths[name].stat().st_size)
         with ThreadPoolExecutor(_WORKERS) as files, ThreadPoolExecutor(_WORKERS) as halves:
@@ -104,16 +104,21 @@ def unlisted(folder: Path) -> dict[str, Literal["weights", "code"]]:
     return dict(sorted(found.items()))
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            name, path = prefix + entry.name, folder / entry.name
+def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
+    # No recursion: folders may be deeper than the stack of Python.
+    waiting = [(folder, "")]
+    while waiting:
+        parent, prefix = waiting.pop()
+        with os.scandir(parent) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        for entry in found:
+            name, path = prefix + entry.name, parent / entry.name
             if name in IGNORED:
                 continue
             if not entry.name.isprintable() and not _is_unicode(entry.name):
                 raise HostileFileError(path, reason="its name is no Unicode")
             if entry.is_dir(follow_symlinks=False):
-                yield from _walk(path, f"{name}/")
+                waiting.append((path, f"{name}/"))
             elif entry.is_file():
                 yield name, path
             else:

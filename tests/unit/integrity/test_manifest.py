@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -228,3 +229,18 @@ def test_a_stale_manifest_is_not_signed_over(folder):
     with pytest.raises(IntegrityError, match="write it anew") as caught:
         require_fresh(stated, survey(folder).manifest)
     assert caught.value.entries == ("deep/notes.txt",)
+
+
+def test_a_folder_deeper_than_the_stack_is_measured(tmp_path) -> None:
+    folder = tmp_path
+    for _ in range(sys.getrecursionlimit() + 200):
+        folder /= "d"
+        folder.mkdir()
+    (folder / "a.txt").write_text("a")
+    (name,) = hashing.measure(tmp_path)
+    assert name == (folder / "a.txt").relative_to(tmp_path).as_posix()
+    # What cleans up after tests does recur.
+    (folder / "a.txt").unlink()
+    while folder != tmp_path:
+        folder.rmdir()
+        folder = folder.parent
