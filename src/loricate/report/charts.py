@@ -111,7 +111,10 @@ def against_epsilon(
             shift = 0.04 * (index - (len(series) - 1) / 2)
             _line(axes, line, [epsilons.index(p.epsilon) + shift for p in line.points])
         _reference(axes, [(epsilons.index(p.epsilon), p) for p in noise if p.epsilon in epsilons])
-        axes.set_xticks(range(len(epsilons)), [epsilon_text(e) for e in epsilons])
+        norm = series[0].points[0].norm
+        # Radii of other balls are no fractions of a gray level.
+        sizes = [epsilon_text(e) if norm == "linf" else f"{e:g}" for e in epsilons]
+        axes.set_xticks(range(len(epsilons)), sizes)
         axes.set_xlim(-0.3, max(len(epsilons) - 0.7, 0.3))
         axes.set_xlabel("epsilon")
         axes.set_title(metric_label(metric), pad=8)
