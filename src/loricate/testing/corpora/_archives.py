@@ -10,6 +10,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ from loricate.testing.corpora.pickles import call
 
 __all__ = ["ARCHIVES", "POLYGLOTS", "tar_of", "zip_of"]
 
+_gzip = partial(gzip.compress, mtime=0)  # without the time, so that it is the same file
 _OS = call("os", "getcwd")
 _TEXT = b"cos\ngetcwd\n(tR."
 _CENTRAL, _END = b"PK\1\2", b"PK\5\6"
@@ -123,17 +125,17 @@ _FILES: dict[str, tuple[str, bytes]] = {
     "zip_in_a_zip": ("a.pt", zip_of(zip_of(_OS), "inner.zip")),
     "zip_in_zips": ("a.zip", _NESTED),
     "zip_of_text_that_is_a_pickle": ("a.zip", zip_of(_TEXT, "readme.txt")),
-    "zip_in_a_compressed_tar": ("a.gz", gzip.compress(tar_of(zip_of(_OS)))),
-    "gzip_in_a_zip": ("a.zip", zip_of(gzip.compress(_OS), "a.bin")),
+    "zip_in_a_compressed_tar": ("a.gz", _gzip(tar_of(zip_of(_OS)))),
+    "gzip_in_a_zip": ("a.zip", zip_of(_gzip(_OS), "a.bin")),
     "tar": ("a.pt", tar_of(_OS)),
     "tar_that_begins_like_json": ("a.ckpt", tar_of(_OS, name="{")),
     "tar_that_begins_like_a_list": ("a.pt", tar_of(_OS, name="[1]")),
     "tar_without_magic": ("a.pt", _without_magic(tar_of(_OS))),
     "tar_gz": ("a.tgz", tar_of(_OS, "w:gz")),
     "tar_bz2": ("a.dat", tar_of(_OS, "w:bz2")),
-    "gzip": ("a.pkl.gz", gzip.compress(_OS)),
-    "gzip_of_old_text": ("a.gz", gzip.compress(_TEXT)),
-    "gzip_second": ("a.joblib", gzip.compress(b"") + bytes(70_000) + gzip.compress(_OS)),
+    "gzip": ("a.pkl.gz", _gzip(_OS)),
+    "gzip_of_old_text": ("a.gz", _gzip(_TEXT)),
+    "gzip_second": ("a.joblib", _gzip(b"") + bytes(70_000) + _gzip(_OS)),
     "bzip2": ("a.joblib", bz2.compress(_OS)),
     "bzip2_second": ("a.bz2", bz2.compress(b"") + bz2.compress(_OS)),
     "xz": ("a.joblib", lzma.compress(_OS)),
@@ -142,7 +144,7 @@ _FILES: dict[str, tuple[str, bytes]] = {
     "zlib_stored": ("a.joblib", zlib.compress(_OS, 0)),
     "old_joblib": ("a.joblib", _zfile(_OS)),
     "old_joblib_of_python_2": ("a.joblib", _zfile(_OS, b" ")),
-    "gzip_of_xz": ("a.gz", gzip.compress(lzma.compress(_OS))),
+    "gzip_of_xz": ("a.gz", _gzip(lzma.compress(_OS))),
     "zip_with_a_wrong_sum": ("a.pt", _changed(16, b"\1\2\3\4")),
     "zip_that_says_encrypted": ("a.pt", _changed(8, b"\1\0")),
     "zip_that_says_empty": ("a.pt", _changed(24, bytes(4))),
