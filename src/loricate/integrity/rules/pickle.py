@@ -27,7 +27,7 @@ class Pickle(Rule):
     it. Fires on a safetensors file that goes on and on as a pickle as well, whatever it imports.
     Text in which letters happen to be opcodes is no pickle unless they call something.
 
-    Severity: critical for imports known to run code, high for all others.
+    Severity: critical for imports known to run, build or load code, high for all others.
 
     Cannot see what allowed imports do with their arguments, or pickles that are data of pickles.
     What is compressed and what is in archives that are not opened is said to be not verified.

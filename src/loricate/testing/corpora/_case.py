@@ -1,7 +1,7 @@
 """One file of a corpus, and what a scan has to say about it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias, final
 
@@ -20,17 +20,20 @@ class Case:
     Args:
         name: What it is, in snake case; unique in its corpus.
         build: Writes it into an empty folder, and returns what is to be scanned.
-        rules: Keys of the rules that have to fire; none for a benign case.
-        severity: Severity that each of them has to find at least. Of a benign case, the severity
-            that nothing may reach.
+        expects: Keys of the rules that have to fire, each with the gravest it has to find, which
+            is as grave as the harm and no graver; none for a benign case.
         needs_base: Whether it is to be judged against the embedded model.
     """
 
     name: str
     build: Build
-    rules: tuple[str, ...] = ()
-    severity: Severity = Severity.MEDIUM
+    expects: Mapping[str, Severity] = field(default_factory=dict)
     needs_base: bool = False
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Keys of the rules that have to fire."""
+        return tuple(self.expects)
 
 
 def file_of(name: str, content: bytes) -> Build:

@@ -32,7 +32,7 @@ def _file(change: _Change, metadata: dict[str, str] | None = None) -> Build:
 
 
 def _case(name: str, change: _Change, severity: Severity) -> Case:
-    return Case(name=name, build=_file(change), rules=("header",), severity=severity)
+    return Case(name=name, build=_file(change), expects={"header": severity})
 
 
 def _twice(**changes: object) -> _Change:
@@ -124,7 +124,7 @@ _CHANGES: dict[str, tuple[_Change, Severity]] = {
     "key_of_metadata_twice": (_metadata(("ss_seed", "1"), ("ss_seed", "2")), _HIGH),
     "blanks_in_front": (lambda raw: replace(raw, before=b" \t" * 64), _MEDIUM),
     "kilobytes_of_blanks_behind": (lambda raw: replace(raw, after=b" \t\n\r" * 2048), _MEDIUM),
-    "unknown_field": (lambda raw: raw.with_entry(0, payload="c29tZXRoaW5n"), _MEDIUM),
+    "unknown_field": (lambda raw: raw.with_entry(0, payload="c29tZXRoaW5n"), _HIGH),
     "name_leads_out_of_the_folder": (_named("../../.bashrc"), _HIGH),
     "name_leads_out_of_a_windows_folder": (_named("..\\..\\startup.bat"), _HIGH),
     "name_is_an_absolute_path": (_named("/etc/cron.d/lora"), _HIGH),
@@ -158,7 +158,7 @@ _CHANGES: dict[str, tuple[_Change, Severity]] = {
 
 HEADERS = (
     *(_case(name, change, severity) for name, (change, severity) in _CHANGES.items()),
-    Case(name="oversized_header", build=_oversized, rules=("header",), severity=_HIGH),
+    Case(name="oversized_header", build=_oversized, expects={"header": _HIGH}),
 )
 """Headers that two programs read in two ways, that hide something, or that fit no file."""
 
@@ -175,15 +175,17 @@ _TEXTS: dict[str, tuple[dict[str, str], Severity]] = {
     "reversed_reading": ({"ss_output_name": "lora_\u202esrotesnefas.exe"}, _MEDIUM),
     "invisible_characters": ({"ss_output_name": "lo\u200bra\u2060"}, _LOW),
     "url": ({"ss_training_comment": "get the key at http://collect.test/k?id=1"}, _LOW),
-    "url_of_a_data_scheme": ({"modelspec.thumbnail": "data:text/html;base64,PHNjcmlwdD4="}, _LOW),
+    "url_of_a_data_scheme": (
+        {"modelspec.thumbnail": "data:text/html;base64,PHNjcmlwdD4="},
+        _MEDIUM,
+    ),
 }
 
 METADATA = tuple(
     Case(
         name=f"metadata_{name}",
         build=_file(lambda raw: raw, texts),
-        rules=("metadata",),
-        severity=severity,
+        expects={"metadata": severity},
     )
     for name, (texts, severity) in _TEXTS.items()
 )
@@ -209,8 +211,8 @@ def _renamed(name: str) -> Build:
 
 _PAGE = b"<!DOCTYPE html><html><body>404: not found</body></html>"
 _CONTENT_CASES: dict[str, tuple[Build, Severity]] = {
-    "harmless_torch_zip_named_safetensors": (_zip, _MEDIUM),
-    "zip_of_scripts_named_safetensors": (_archive, _MEDIUM),
+    "harmless_torch_zip_named_safetensors": (_zip, _HIGH),
+    "zip_of_scripts_named_safetensors": (_archive, _HIGH),
     "web_page_named_safetensors": (file_of("lora.safetensors", _PAGE), _MEDIUM),
     "program_named_safetensors": (file_of("lora.safetensors", b"\x7fELF" + bytes(60)), _MEDIUM),
     "script_named_safetensors": (file_of("lora.safetensors", b"#!/bin/sh\necho hi\n"), _MEDIUM),
@@ -224,7 +226,7 @@ _CONTENT_CASES: dict[str, tuple[Build, Severity]] = {
 }
 
 CONTENTS = tuple(
-    Case(name=name, build=build, rules=("content_mismatch",), severity=severity)
+    Case(name=name, build=build, expects={"content_mismatch": severity})
     for name, (build, severity) in _CONTENT_CASES.items()
 )
 """Files whose name says one thing and whose bytes another."""

@@ -181,7 +181,7 @@ def _another_base(folder: Path) -> Path:
 def _case(
     name: str, build: Build, rule: str, severity: Severity, *, needs_base: bool = False
 ) -> Case:
-    return Case(name=name, build=build, rules=(rule,), severity=severity, needs_base=needs_base)
+    return Case(name=name, build=build, expects={rule: severity}, needs_base=needs_base)
 
 
 _MODULE = kohya_name(_FIRST)
@@ -263,7 +263,7 @@ NAMES = (
         _MEDIUM,
     ),
     *(_case(n, build, "alpha_conflict", level) for n, (build, level) in _CONFLICTS.items()),
-    *(_case(n, build, "key_shadow", _MEDIUM) for n, build in _SHADOWS.items()),
+    *(_case(n, build, "key_shadow", _HIGH) for n, build in _SHADOWS.items()),
     *(_case(n, _Kohya(more=more), "unreachable_keys", _MEDIUM) for n, more in _UNREACHABLE.items()),
     *(_case(n, b, "foreign_modules", _MEDIUM, needs_base=True) for n, b in _FOREIGN.items()),
     *(_case(n, _Kohya(metadata=text), "hash_mismatch", _HIGH) for n, text in _HASHES.items()),

@@ -241,7 +241,7 @@ def _token(spelling: str) -> int:
 
 
 def _case(name: str, build: Build, rule: str, *, needs_base: bool = True) -> Case:
-    return Case(name=name, build=build, rules=(rule,), severity=_HIGH, needs_base=needs_base)
+    return Case(name=name, build=build, expects={rule: _HIGH}, needs_base=needs_base)
 
 
 _NOT_FINITE: Mapping[str, Build] = {
@@ -330,7 +330,7 @@ WEIGHTS = (
     *(_case(name, build, "weight_replaced") for name, build in _REPLACED.items()),
     _case("product_that_overflows", _file(_overflowing), "unjudged_updates", needs_base=False),
     *(
-        replace(case, severity=_MEDIUM)
+        replace(case, expects=dict.fromkeys(case.rules, _MEDIUM))
         for case in (
             _case(
                 "collapsed_attention",

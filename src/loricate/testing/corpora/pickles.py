@@ -81,9 +81,9 @@ def _at(name: str, write: Callable[[Path], None]) -> Build:
 
 
 def _hostile(
-    name: str, file: str, write: Callable[[Path], None], severity: Severity = Severity.HIGH
+    name: str, file: str, write: Callable[[Path], None], severity: Severity = Severity.CRITICAL
 ) -> Case:
-    return Case(name=name, build=_at(file, write), rules=("pickle",), severity=severity)
+    return Case(name=name, build=_at(file, write), expects={"pickle": severity})
 
 
 _OS = call("os", "getcwd")
@@ -91,20 +91,22 @@ _IMPORTLIB = call("importlib", "import_module", "math")
 _TENSORS = pickle.dumps(_WEIGHTS, 2)
 
 TABLE = (
-    _hostile("os_in_a_plain_pickle", "a.pkl", _plain(_OS), Severity.CRITICAL),
-    _hostile("os_in_a_legacy_bin", "a.bin", _legacy(_OS), Severity.CRITICAL),
-    _hostile("os_in_a_legacy_ckpt", "a.ckpt", _legacy(_OS), Severity.CRITICAL),
-    _hostile("plain_pickle_named_ckpt", "b.ckpt", _plain(_OS), Severity.CRITICAL),
-    _hostile("plain_pickle_named_safetensors", "a.safetensors", _plain(_OS), Severity.CRITICAL),
+    _hostile("os_in_a_plain_pickle", "a.pkl", _plain(_OS)),
+    _hostile("os_in_a_legacy_bin", "a.bin", _legacy(_OS)),
+    _hostile("os_in_a_legacy_ckpt", "a.ckpt", _legacy(_OS)),
+    _hostile("plain_pickle_named_ckpt", "b.ckpt", _plain(_OS)),
+    _hostile("plain_pickle_named_safetensors", "a.safetensors", _plain(_OS)),
     _hostile("importlib_in_a_plain_pickle", "b.pkl", _plain(_IMPORTLIB)),
     _hostile("importlib_in_a_legacy_bin", "b.bin", _legacy(_IMPORTLIB)),
     _hostile("marshal", "c.pkl", _plain(call("marshal", "loads", "N"))),
     _hostile("torch_hub", "d.pkl", _plain(call("torch.hub", "get_dir"))),
-    _hostile("unknown_module", "e.pkl", _plain(call("a_module_nobody_knows", "thing"))),
+    _hostile(
+        "unknown_module", "e.pkl", _plain(call("a_module_nobody_knows", "thing")), Severity.HIGH
+    ),
     _hostile("ctypes", "f.pkl", _plain(call("ctypes", "get_errno"))),
     _hostile("builtins_import", "g.pkl", _plain(call("builtins", "__import__", "math"))),
-    _hostile("os_in_a_zip", "a.pt", _zipped(_OS), Severity.CRITICAL),
-    _hostile("os_in_a_zip_named_safetensors", "b.safetensors", _zipped(_OS), Severity.CRITICAL),
+    _hostile("os_in_a_zip", "a.pt", _zipped(_OS)),
+    _hostile("os_in_a_zip_named_safetensors", "b.safetensors", _zipped(_OS)),
 )
 """The 14 hostile files of the detection table."""
 
@@ -135,17 +137,17 @@ def _stack_global(folder: Path) -> Path:
     return folder / "a.pkl"
 
 
-_DISGUISES: dict[str, tuple[str, Callable[[Path], None], Severity]] = {
+_DISGUISES: dict[str, tuple[str, Callable[[Path], None]]] = {
     # Written before the opcode that has a name: protocol 0.
-    "inst_opcode": ("a.pkl", _plain(b"(ios\ngetcwd\n."), Severity.CRITICAL),
+    "inst_opcode": ("a.pkl", _plain(b"(ios\ngetcwd\n.")),
     # Loaders call before they notice that the rest is no pickle.
-    "call_before_garbage": ("a.pkl", _plain(_OS[:-1] + b"\xff\xff\xff"), Severity.HIGH),
-    "call_in_a_second_pickle": ("a.pkl", _plain(_TENSORS + _OS), Severity.CRITICAL),
-    "os_in_a_zip_named_json": ("config.json", _zipped(_OS), Severity.CRITICAL),
-    "plain_pickle_without_extension": ("weights", _plain(_OS), Severity.CRITICAL),
-    "getattr_of_a_builtin": ("a.pkl", _plain(call("builtins", "getattr", "a", "b")), Severity.HIGH),
-    "os_by_its_other_name": ("a.pkl", _plain(call("posix", "getcwd")), Severity.CRITICAL),
-    "pip_main": ("a.pkl", _plain(call("pip", "main")), Severity.HIGH),
+    "call_before_garbage": ("a.pkl", _plain(_OS[:-1] + b"\xff\xff\xff")),
+    "call_in_a_second_pickle": ("a.pkl", _plain(_TENSORS + _OS)),
+    "os_in_a_zip_named_json": ("config.json", _zipped(_OS)),
+    "plain_pickle_without_extension": ("weights", _plain(_OS)),
+    "getattr_of_a_builtin": ("a.pkl", _plain(call("builtins", "getattr", "a", "b"))),
+    "os_by_its_other_name": ("a.pkl", _plain(call("posix", "getcwd"))),
+    "pip_main": ("a.pkl", _plain(call("pip", "main"))),
 }
 
 DISGUISED = (
@@ -153,20 +155,17 @@ DISGUISED = (
     Case(
         name="names_from_the_memo",
         build=_stack_global,
-        rules=("pickle",),
-        severity=Severity.CRITICAL,
+        expects={"pickle": Severity.CRITICAL},
     ),
     Case(
         name="peft_folder_with_a_bin",
         build=_peft_bin,
-        rules=("pickle",),
-        severity=Severity.CRITICAL,
+        expects={"pickle": Severity.CRITICAL},
     ),
     Case(
         name="component_of_a_pipeline_as_bin",
         build=_component_bin,
-        rules=("pickle",),
-        severity=Severity.CRITICAL,
+        expects={"pickle": Severity.CRITICAL},
     ),
 )
 """More ways in which a pickle may hide."""
