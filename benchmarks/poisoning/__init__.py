@@ -1,0 +1,1 @@
+"""Fine-tunes of the embedded model on poisoned pictures, and models that should stand them."""
