@@ -7,13 +7,15 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, final
+from typing import Final, Literal, TypeAlias, final
 
 from loricate.adapters.tensors import TensorFile, TensorInfo
 from loricate.basics.errors import HostileFileError, LoricateError, PrerequisiteError
 from loricate.integrity._suffixes import CODE, WEIGHTS
 
-__all__ = ["IGNORED", "FileEntry", "TensorEntry", "measure", "unlisted"]
+__all__ = ["IGNORED", "FileEntry", "TensorEntry", "Unlisted", "measure", "unlisted"]
+
+Unlisted: TypeAlias = Literal["weights", "code", "folder"]
 
 IGNORED: Final = (".cache/huggingface", ".git", ".gitattributes", ".github", ".gitignore")
 """What tools of transport leave at the top of a folder; no part of a model."""
@@ -83,25 +85,41 @@ def measure(
             return {name: begun[name].result() for name in sorted(paths)}
 
 
-def unlisted(folder: Path) -> dict[str, Literal["weights", "code"]]:
+def unlisted(folder: Path) -> dict[str, Unlisted]:
     """Weights and code in what ``measure`` leaves out, by relative POSIX path, sorted.
 
-    Names tell them, hooks of git are code but for the samples. Links are not followed.
+    Names tell them, hooks of git are code but for the samples. A folder that cannot be listed, and
+    a link to one, which is not followed, are told as well.
 
     Args:
         folder: The folder.
     """
-    found: dict[str, Literal["weights", "code"]] = {}
-    for top in IGNORED:
-        for parent, _, names in os.walk(folder / top):
-            for name in names:
-                path = (Path(parent) / name).relative_to(folder).as_posix()
-                is_hook = path.startswith(_HOOKS) and not path.endswith(".sample")
-                if path.lower().endswith(WEIGHTS):
-                    found[path] = "weights"
-                elif is_hook or path.lower().endswith(tuple(CODE)):
-                    found[path] = "code"
+    found: dict[str, Unlisted] = {}
+    # No recursion: folders may be deeper than the stack of Python.
+    waiting = list(IGNORED)
+    while waiting:
+        name = waiting.pop()
+        path = folder / name
+        try:
+            if not path.is_dir():
+                kind = _loadable(name) if os.path.lexists(path) else None
+            elif path.is_symlink():
+                kind = "folder"
+            else:
+                kind = None
+                waiting += [f"{name}/{each.name}" for each in path.iterdir()]
+        except OSError:
+            kind = "folder"
+        if kind is not None:
+            found[name] = kind
     return dict(sorted(found.items()))
+
+
+def _loadable(name: str) -> Unlisted | None:
+    if name.lower().endswith(WEIGHTS):
+        return "weights"
+    is_hook = name.startswith(_HOOKS) and not name.endswith(".sample")
+    return "code" if is_hook or name.lower().endswith(tuple(CODE)) else None
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:

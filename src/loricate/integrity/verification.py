@@ -165,9 +165,10 @@ def unlisted_claims(folder: Path) -> Iterator[Claim]:
         folder: The folder.
     """
     for path, kind in unlisted(folder).items():
-        is_code = kind == "code"
-        why = f"{kind} in a place that manifests and signatures leave out"
-        yield Claim(name="files", path=path, passed=None if is_code else False, message=why)
+        what = "a folder that cannot be entered," if kind == "folder" else kind
+        why = f"{what} in a place that manifests and signatures leave out"
+        passed = False if kind == "weights" else None
+        yield Claim(name="files", path=path, passed=passed, message=why)
 
 
 def evidence_claims(contents: Contents, files: Mapping[str, FileEntry]) -> Iterator[Claim]:

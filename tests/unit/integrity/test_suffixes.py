@@ -1,9 +1,12 @@
 """What a file is taken for by its name or its first bytes."""
 
+import os
+
 import pytest
 
 from loricate.integrity._suffixes import CODE, PICKLES, WEIGHTS, beginning_of, code_in
 from loricate.integrity.hashing import unlisted
+from loricate.integrity.verification import unlisted_claims
 
 
 def test_pickles_are_weights_and_no_file_is_weights_and_code() -> None:
@@ -39,3 +42,36 @@ def test_code_of_every_kind_is_told_where_nobody_looks(name, tmp_path) -> None:
 def test_first_bytes_tell_what_a_name_does_not(name, content, kind, code, tmp_path) -> None:
     (tmp_path / name).write_bytes(content)
     assert (beginning_of(tmp_path / name), code_in(tmp_path / name)) == (kind, code)
+
+
+def test_folders_that_cannot_be_entered_are_told(tmp_path, monkeypatch):
+    (tmp_path / ".git/deep").mkdir(parents=True)
+    (tmp_path / ".git/around").symlink_to(tmp_path)
+    (tmp_path / ".git/itself").symlink_to("itself")
+    (tmp_path / ".git/deep/model.pt").touch()
+    assert unlisted(tmp_path) == {".git/around": "folder", ".git/deep/model.pt": "weights"}
+    entries = os.listdir
+
+    def refusing(path):
+        if path.name == "deep":
+            raise PermissionError(13, "Permission denied", str(path))
+        return entries(path)
+
+    monkeypatch.setattr(os, "listdir", refusing)
+    assert unlisted(tmp_path) == {".git/around": "folder", ".git/deep": "folder"}
+    claims = list(unlisted_claims(tmp_path))
+    assert [(each.path, each.passed) for each in claims] == [
+        (".git/around", None),
+        (".git/deep", None),
+    ]
+
+
+def test_folders_deeper_than_the_stack_are_looked_through(tmp_path):
+    bottom = tmp_path / ".github"
+    bottom.mkdir()
+    levels = 1200
+    for _ in range(levels):
+        bottom /= "a"
+        bottom.mkdir()
+    (bottom / "run.py").touch()
+    assert unlisted(tmp_path) == {f".github/{'a/' * levels}run.py": "code"}

@@ -25,13 +25,25 @@ class HashMismatch(Rule):
     ``loricate.base_digest`` names the base an adapter was made for. A file whose own hash is wrong
     was changed after it was written; an adapter on another base does what nobody has measured.
 
-    Severity: high.
+    Severity: high. A file that states no hash is none that this rule applies to, and does not pass
+    it.
 
     Cannot see a change by somebody who wrote the hash anew: the header is part of the file. Trust
     needs a signature. The legacy hash of kohya covers 64 KiB alone and is not looked at.
     """
 
     applies_to: ClassVar = frozenset({Content.SAFETENSORS})
+
+    def concerns(self, subject: Subject) -> bool:
+        """Whether a hash is stated; a file that states none has not passed this rule.
+
+        Args:
+            subject: A safetensors file.
+        """
+        return subject.tensors is None or any(
+            said and (key in _DATA_HASHES or key.startswith(BASE_DIGEST))
+            for key, said in subject.tensors.metadata.items()
+        )
 
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
         """One finding for each wrong hash."""
@@ -40,12 +52,16 @@ class HashMismatch(Rule):
             said, actual = metadata.get(key), subject.data_sha256
             if said and actual and said.lower().removeprefix("0x") != actual:
                 yield self._wrong(subject, key, said, actual, "of the tensors in this file")
-        yield from self._bases(subject)
+        if any(said and key.startswith(BASE_DIGEST) for key, said in metadata.items()):
+            yield from self._bases(subject)
 
     def _bases(self, subject: Subject) -> Iterator[Finding | NotVerified]:
-        if subject.adapter is None:
+        stated = {} if subject.adapter is None else stated_bases(subject.adapter.adapter)
+        if not stated:
+            why = "the file names a base, of no component that an adapter in it updates"
+            yield self.not_verified(subject, why, where=BASE_DIGEST)
             return
-        for component, said in stated_bases(subject.adapter.adapter).items():
+        for component, said in stated.items():
             key = f"{BASE_DIGEST}.{component}"
             if subject.base is None:
                 why = "the file names the base it is for, and no base is given"

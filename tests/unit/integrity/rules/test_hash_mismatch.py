@@ -2,6 +2,7 @@
 
 import hashlib
 
+import numpy as np
 import pytest
 
 from loricate import models
@@ -13,6 +14,7 @@ from loricate.integrity._base_model import Base
 from loricate.integrity.digest import digest
 from loricate.integrity.finding import NotVerified, Severity
 from loricate.integrity.rules.hash_mismatch import HashMismatch
+from loricate.integrity.scan import scan
 from loricate.integrity.subject import Subject
 from loricate.lowrank.factors import LowRank
 
@@ -43,6 +45,26 @@ def test_kohyas_writer_states_the_right_one(tmp_path, rng):
     save_adapter(Adapter({target: Update(factors)}), path, form="kohya")
     assert HASH_KEY in Subject(path).tensors.metadata
     assert not list(HashMismatch().check(Subject(path)))
+
+
+def verdicts(tensors_file):
+    (judged,) = scan([tensors_file], rules=[HashMismatch()]).subjects
+    return judged.passed, judged.not_applicable, len(judged.findings), len(judged.not_verified)
+
+
+def test_a_file_without_a_hash_neither_passes_nor_fails(judged, pair, tmp_path):
+    tensors, path = pair("unet.mid_block.attentions.0.proj_in"), tmp_path / "adapter.safetensors"
+    for nothing in ({}, {"modelspec.title": "a"}, {HASH_KEY: ""}):
+        judged(HashMismatch(), tensors, nothing)
+        assert verdicts(path) == ((), ("hash_mismatch",), 0, 1)  # what no rule judges is said once
+    judged(HashMismatch(), tensors, {HASH_KEY: data_hash(path)})
+    assert verdicts(path) == (("hash_mismatch",), (), 0, 0)
+
+
+def test_a_base_that_a_merged_model_names_is_not_held_to_be_right(judged):
+    tensors = {"conv_in.weight": np.ones((4, 4), np.float32)}
+    (unknown,) = judged(HashMismatch(), tensors, {f"{BASE_DIGEST}.unet": "0" * 64}, BASE)
+    assert isinstance(unknown, NotVerified)
 
 
 def test_the_base_has_to_be_the_one_that_is_named(judged, pair):
