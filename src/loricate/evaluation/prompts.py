@@ -22,6 +22,7 @@ from loricate.evaluation.subjects import FeatureSpace
 from loricate.integrity.digest import digest
 from loricate.metrics.embedding_drift import EmbeddingDrift
 from loricate.objectives.embedding_shift import EmbeddingShift
+from loricate.records.io import write_atomically
 
 __all__ = ["PromptEvaluation", "PromptRow", "PromptTrial"]
 
@@ -155,7 +156,7 @@ class PromptEvaluation:
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
         if len(whole) < len(lines):  # it was being written when the run was stopped
-            self.path.write_text("".join(whole), encoding="utf-8")
+            write_atomically(self.path, "".join(whole).encode())
         jobs = [json.loads(line) for line in whole]
         rows = {job["key"]: [PromptRow(**row) for row in job["rows"]] for job in jobs}
         found = {job["search"]: _found_in(rows[job["key"]]) for job in jobs}

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loricate.records.schema import Aggregate
+from loricate.report._saving import save_figure
 
 __all__ = ["Panel", "save_forest_plot"]
 
@@ -50,9 +51,7 @@ def save_forest_plot(panels: Sequence[Panel], models: Sequence[str], path: Path)
             _draw(axes, panel, models)
         handles, labels = cells[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
-        # Without a date the same runs give the same file.
-        date = {"Date": None} if path.suffix == ".svg" else None
-        figure.savefig(path, dpi=150, metadata=date)
+        save_figure(figure, path)
 
 
 def _draw(axes: Axes, panel: Panel, models: Sequence[str]) -> None:

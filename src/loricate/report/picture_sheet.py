@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from loricate.report._saving import save_figure
+
 __all__ = ["Tile", "save_picture_sheet"]
 
 _TILE_INCHES: Final = 1.9
@@ -53,4 +55,4 @@ def save_picture_sheet(rows: Sequence[Sequence[Tile]], path: Path, *, title: str
                 axes.set_title(tile.caption, fontsize=7.5, parse_math=False)
         if title:
             figure.suptitle(title, fontsize=9.0, parse_math=False)
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)

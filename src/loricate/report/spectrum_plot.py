@@ -9,6 +9,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from loricate.report._saving import save_figure
+
 __all__ = ["Curve", "save_spectrum_plot"]
 
 # Below this a value is not worth ink, and zeros would stretch a logarithmic axis without end.
@@ -43,9 +45,7 @@ def save_spectrum_plot(curves: Sequence[Curve], path: Path, *, title: str) -> No
         figure.suptitle(title, parse_math=False)
         _draw_spectra(spectra, curves)
         _draw_shares(shares, curves)
-        # Without a date the same model gives the same file.
-        date = {"Date": None} if path.suffix == ".svg" else None
-        figure.savefig(path, dpi=150, metadata=date)
+        save_figure(figure, path)
 
 
 def _draw_spectra(axes: Axes, curves: Sequence[Curve]) -> None:
