@@ -553,7 +553,8 @@ def test_the_example_tells_what_was_tampered_with(capsys):
     assert "adapter_model.safetensors" in changed
 
 
-def test_what_harden_leaves_is_proven_from_base_to_report(tmp_path, rng, capsys):
+@pytest.mark.parametrize("kind", ["folder", "float32", "float16"])
+def test_what_harden_leaves_is_proven_from_base_to_report(tmp_path, rng, capsys, kind):
     """Its own last steps on a tiny pipeline; only the numbers of the evaluation are made up."""
     pytest.importorskip("diffusers")
     import torch
@@ -562,8 +563,13 @@ def test_what_harden_leaves_is_proven_from_base_to_report(tmp_path, rng, capsys)
     from loricate.recipes._models import load_family
     from loricate.surfaces.attach import load
     from loricate.testing.pipelines import write_tiny_model
+    from loricate.testing.single_files import write_single_file
 
     model = write_tiny_model(tmp_path / "tiny-sd", n_calibration=1, n_test=1)
+    if kind != "folder":
+        pipe = write_single_file(tmp_path / "checkpoint", getattr(torch, kind))
+        model = tmp_path / "checkpoint" / "one.safetensors"
+        pipe.unet.save_pretrained(tmp_path / "run" / "unet")  # under the names of diffusers
     family, out = load_family(model, "cpu"), tmp_path / "run"
     before = digest(family.vae.state_dict())
     weights = {n: p for n, p in family.vae.named_parameters() if n.startswith("encoder.")}
@@ -589,6 +595,6 @@ def test_what_harden_leaves_is_proven_from_base_to_report(tmp_path, rng, capsys)
     assert run(arguments) == ExitCode.PASS
     status, found = claims(capsys)
     assert status == {name: {True} for name in ("signature", "files", "evidence", "base", "merge")}
-    assert (
-        f"{len(updates)} tensors are base plus update bit for bit" in found["checks"][-1]["message"]
-    )
+    said = {each["path"]: each["message"] for each in found["checks"] if each["rule"] == "merge"}
+    assert f"{len(updates)} tensors are base plus update bit for bit" in said.pop("vae")
+    assert {*said.values()} == (set() if kind == "folder" else {"it is the unet of the base"})

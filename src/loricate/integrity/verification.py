@@ -26,6 +26,7 @@ __all__ = [
     "base_claims",
     "evidence_claims",
     "file_claims",
+    "known_digests",
     "signature_claims",
     "unlisted_claims",
 ]
@@ -245,7 +246,7 @@ def base_claims(
             why = f"it has no {component}"
             yield Claim(name="base", path=str(base), passed=False, message=why, where=component)
             continue
-        known = _known_digests(component, weights, set(statements.values()))
+        known = known_digests(component, weights, set(statements.values()))
         for path, expected in sorted(statements.items()):
             is_same = expected in known
             what = "the base that" if is_same else "another base than"
@@ -272,22 +273,30 @@ def _report_claims(
     yield _evidence(is_same, what, path=REPORT)
 
 
-def _known_digests(component: str, weights: Weights, wanted: set[str]) -> set[str]:
-    """Those of the wanted digests that weights have, as stored or as a loader changes them.
+def known_digests(component: str, weights: Weights, wanted: set[str]) -> set[str]:
+    """Digests that weights have, as stored or, where that is not enough, as a loader changes them.
 
-    A run hashes what it loaded: under the names of diffusers, and in float32.
+    A run hashes what it loaded: under the names of diffusers, and in float32; a copy of a part may
+    have those names alone.
+
+    Args:
+        component: What the weights are of.
+        weights: Weights of a base.
+        wanted: Digests that are asked about.
     """
     known = {digest(weights)}
+    plain = {name: name for name in weights}
     renamed = {name_in_diffusers(component, name): name for name in weights}
-    for names in ({name: name for name in weights}, renamed):
+    for names, is_wide in ((plain, True), (renamed, True), (renamed, False)):
         if not wanted <= known:
-            known.add(digest({new: _loaded(new, weights[old]) for new, old in names.items()}))
+            loaded = {new: _loaded(new, weights[old], is_wide) for new, old in names.items()}
+            known.add(digest(loaded))
     return known
 
 
-def _loaded(name: str, weight: StoredArray) -> StoredArray:
+def _loaded(name: str, weight: StoredArray, is_wide: bool) -> StoredArray:
     is_half = dtype_name(weight) in ("float16", "bfloat16")
-    wide = weight.astype(np.float32) if is_half else weight
+    wide = weight.astype(np.float32) if is_half and is_wide else weight
     # Attention of an autoencoder is a 1x1 convolution in single files alone.
     is_attention = ".attentions.0.to_" in name and wide.shape[2:] == (1, 1)
     return wide.reshape(wide.shape[:2]) if is_attention else wide

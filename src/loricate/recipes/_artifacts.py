@@ -1,6 +1,7 @@
 """What a user takes away: adapter folder, merged autoencoder, and proof that they agree."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import torch
@@ -12,7 +13,7 @@ from loricate.core.family import Family
 from loricate.core.shapes import Images
 from loricate.integrity.digest import adapter_digest, digest
 from loricate.records.schema import Integrity
-from loricate.surfaces.attach import Attached, merged_copy
+from loricate.surfaces.attach import Attached, pristine_copy
 
 __all__ = ["ADAPTER", "MERGED", "verify", "write_artifacts"]
 
@@ -39,8 +40,11 @@ def write_artifacts(out: Path, base: Path, family: Family, attached: Attached) -
     if base.is_dir():
         Merged(base=base, component="vae", dtype="float32").write(adapter, out / MERGED)
     else:
-        merged: Any = merged_copy(attached)
-        merged.save_pretrained(out / MERGED)
+        # Under the names of diffusers; the same sums as of a folder, so that they can be replayed.
+        with TemporaryDirectory() as folder:
+            pristine: Any = pristine_copy(attached)
+            pristine.save_pretrained(folder)
+            Merged(base=Path(folder), component="vae", dtype="float32").write(adapter, out / MERGED)
     read_back: nn.Module = model.from_pretrained(out / MERGED).to(family.device)
     return read_back
 

@@ -1,7 +1,6 @@
 """Stable Diffusion as surfaces: scaling, seeds, refusals, loading."""
 
 import copy
-from pathlib import Path
 
 import pytest
 
@@ -9,14 +8,13 @@ pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
 
-from loricate.adapters.sgm import modules
 from loricate.basics.errors import PrerequisiteError, ShapeError
 from loricate.core.family import EditSettings
 from loricate.families.sd15 import SD15
 from loricate.integrity.digest import digest
+from loricate.testing.single_files import write_single_file
 
 _SETTINGS = EditSettings(num_inference_steps=4, strength=0.5, guidance=2.0)
 _PROMPTS = ["a", "b", "c"]
@@ -148,49 +146,8 @@ def test_no_pipeline_no_family(tmp_path) -> None:
         assert str(source) in str(caught.value)
 
 
-def _write_single_file(folder: Path) -> StableDiffusionPipeline:
-    """The weights of a small pipeline of four levels in one file, its configs beside it."""
-    levels = {"block_out_channels": [4] * 4, "layers_per_block": 2}
-    with torch.random.fork_rng():
-        vae = AutoencoderKL(
-            **levels,
-            down_block_types=["DownEncoderBlock2D"] * 4,
-            up_block_types=["UpDecoderBlock2D"] * 4,
-            norm_num_groups=2,
-        )
-        unet = UNet2DConditionModel(
-            **levels, sample_size=8, cross_attention_dim=16, attention_head_dim=2, norm_num_groups=2
-        )
-    parts = SD15.tiny().pipe.components | {"vae": vae, "unet": unet}
-    pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
-    pipe.save_pretrained(folder)
-    for file in folder.rglob("*.safetensors"):
-        file.unlink()
-    weights = {
-        _name_in_single_file(component, name): tensor[(...,) + (None,) * _extra(name, tensor)]
-        for component in ("unet", "vae", "text_encoder")
-        for name, tensor in getattr(pipe, component).state_dict().items()
-    }
-    save_file({key: t.contiguous() for key, t in weights.items()}, folder / "one.safetensors")
-    return pipe
-
-
-def _name_in_single_file(component: str, name: str) -> str:
-    module, leaf = name.rsplit(".", 1)
-    if component == "text_encoder":
-        return f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"
-    prefix = {"unet": "model.diffusion_model", "vae": "first_stage_model"}[component]
-    return f"{prefix}.{modules(component, 'sd1')[module]}.{leaf}"
-
-
-def _extra(name: str, tensor: torch.Tensor) -> int:
-    """Axes by which single files write the attention of autoencoders as convolutions."""
-    is_of_vae = name.split(".")[1:3] == ["mid_block", "attentions"]
-    return 2 if is_of_vae and tensor.ndim == 2 else 0
-
-
 def test_a_single_file_is_read_with_the_configs_beside_it(tmp_path) -> None:
-    pipe = _write_single_file(tmp_path)
+    pipe = write_single_file(tmp_path)
     loaded = SD15.load(tmp_path / "one.safetensors")
     for component in ("unet", "vae", "text_encoder"):
         expected = getattr(pipe, component).state_dict()
@@ -201,7 +158,7 @@ def test_a_single_file_is_read_with_the_configs_beside_it(tmp_path) -> None:
 
 
 def test_a_single_file_of_something_else_is_refused(tmp_path) -> None:
-    _write_single_file(tmp_path)
+    write_single_file(tmp_path)
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(PrerequisiteError, match="configs and the tokenizer"):
         SD15.load(tmp_path / "other.safetensors")
