@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -129,3 +132,26 @@ def test_a_rule_that_breaks_down_is_no_traceback(clean, monkeypatch, capsys) -> 
     assert "content_mismatch" in shown
     assert "KeyError" in shown
     assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("name", ["names.safetensors", "text.safetensors", "lines.pkl"])
+def test_no_file_takes_half_a_gibibyte_of_memory(name, tmp_path) -> None:
+    path, bomb = tmp_path / name, b"cos\nsystem\n(S'id'\ntR."
+    match name:
+        case "names.safetensors":
+            entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+            header = json.dumps(dict.fromkeys(map(str, range(300_000)), entry)).encode()
+        case "text.safetensors":
+            header = b'{"__metadata__": {"k": "' + b"ab, " * 8_000_000 + b'"}}'
+        case _:
+            path.write_bytes((b"S'" + b"\xff" * 60_000 + b"'\n0") * 1_600 + bomb)
+    if path.suffix == ".safetensors":
+        path.write_bytes(len(header).to_bytes(8, "little") + header)
+    command = [Path(sys.executable).with_name("loricate"), "scan", str(path), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        report = json.loads(process.stdout.read())
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    is_harmless = name == "text.safetensors"
+    assert process.returncode == (ExitCode.PASS if is_harmless else ExitCode.NEGATIVE), report
+    assert usage.ru_maxrss < 512 * 1024

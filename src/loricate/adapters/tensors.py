@@ -7,6 +7,7 @@ mapped from disk one at a time, so a file may be larger than memory.
 import json
 import math
 import mmap
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,12 +23,23 @@ from loricate.adapters.staging import staged
 from loricate.basics.arrays import Array, dtype_name, on_cpu, to_numpy
 from loricate.basics.errors import HostileFileError, PrerequisiteError, UnsupportedError
 
-__all__ = ["TensorFile", "TensorInfo", "save_tensors", "staged_folder", "to_storage"]
+__all__ = [
+    "MAX_TENSORS",
+    "TensorFile",
+    "TensorInfo",
+    "is_moderate",
+    "save_tensors",
+    "staged_folder",
+    "to_storage",
+]
 
 MAX_HEADER_BYTES = 100_000_000
 """What the safetensors library itself accepts."""
 
-MAX_TENSORS = 1_000_000
+MAX_TENSORS = 65_536
+"""Several times what any model has; the header of more costs more memory than a check may take."""
+
+_NODES_PER_TENSOR = 16
 
 # What numpy can hold: axes, and bytes of an array whose empty axes are left out.
 _MAX_AXES = 64
@@ -35,6 +47,9 @@ _MAX_BYTES = 2**63 - 1
 
 # A mapping costs more than to read this much.
 _PAGE = 4096
+
+# Possessive, so that no text takes time or memory to give back what it matched.
+_STRUCTURE = re.compile(rb'[^"]{0,65536}+(?:"(?:[^"\\]++|\\.)*+"?)?', re.DOTALL)
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
@@ -180,6 +195,28 @@ def to_storage(array: Array) -> Shaped[np.ndarray, "..."]:
     return np.asarray(on_cpu(array), order="C")
 
 
+def is_moderate(header: bytes) -> bool:
+    """Whether parsing a header takes no more memory than that of ``MAX_TENSORS`` tensors.
+
+    Args:
+        header: The text as it stands in the file.
+    """
+    most = MAX_TENSORS * _NODES_PER_TENSOR
+    if _n_nodes(header) <= most:
+        return True
+    # Texts may hold as many commas as they like.
+    n_nodes = 0
+    for match in _STRUCTURE.finditer(header):
+        n_nodes += _n_nodes(match.group().partition(b'"')[0])
+        if n_nodes > most:
+            return False
+    return True
+
+
+def _n_nodes(text: bytes) -> int:
+    return sum(map(text.count, (b",", b"[", b"{")))
+
+
 def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
     """Parsed header, offset of the data and size of the file."""
     size = path.stat().st_size
@@ -192,6 +229,8 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
                 path, reason=f"header of {length} bytes exceeds {MAX_HEADER_BYTES}"
             )
         raw = file.read(length)
+    if not is_moderate(raw):
+        raise HostileFileError(path, reason=f"more in the header than {MAX_TENSORS} tensors need")
     try:
         header = json.loads(raw, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:

@@ -14,6 +14,8 @@ __all__ = ["Import", "Stream", "read_stream"]
 
 _KEPT = 1 << 16
 _LONGEST_NAME = 200
+# Names that are kept; a file with more is none that anybody wrote, and could fill the memory.
+_MAX_IMPORTS = 10_000
 _NUMBER = re.compile(rb"\s*[+-]?(\d|\.\d|nan|inf)", re.IGNORECASE)
 _NUMBERS = {"INT", "LONG", "FLOAT"}
 _TEXTS = {
@@ -87,7 +89,7 @@ class Stream:
         is_complete: Whether it ends as a pickle does.
         is_binary: Whether an opcode was met that no text has.
         is_marked: Whether it begins as pickles do that state their protocol.
-        is_too_long: Whether it was given up for its length.
+        is_too_long: Whether it was given up for its length, or for importing too much.
         n_opcodes: Opcodes that were read.
     """
 
@@ -111,7 +113,7 @@ def read_stream(file: IO[bytes], *, max_opcodes: int) -> Stream:
     machine = _Machine(file)
     is_complete = False
     try:
-        while not is_complete and machine.n_opcodes < max_opcodes:
+        while not is_complete and machine.n_opcodes < max_opcodes and machine.has_room:
             is_complete = machine.step()
         is_broken = False
     except _BreaksOffError:
@@ -136,6 +138,11 @@ class _Machine:
         self._file = file
         self._stack: list[_Value] = []
         self._memo: dict[int, _Value] = {}
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more import would be kept."""
+        return len(self.imports) < _MAX_IMPORTS
 
     def step(self) -> bool:
         """Follow one opcode; true at the end of the pickle."""
@@ -211,7 +218,7 @@ class _Machine:
         return None
 
     def _import(self, module: str, name: str) -> None:
-        self.imports[Import(module[:_LONGEST_NAME], name[:_LONGEST_NAME])] = None
+        self.imports[Import(module, name)] = None
 
 
 def _argument(file: IO[bytes], opcode: _Opcode) -> bytes:
@@ -233,10 +240,15 @@ def _line(file: IO[bytes]) -> bytes:
     line = rest = file.readline(_KEPT)
     if not line:
         raise _BreaksOffError
+    if len(line) < _KEPT or line.endswith(b"\n"):
+        # Loaders cut off the last byte, be it a line break or not.
+        return line[:-1]
+    end = b""
     while len(rest) == _KEPT and not rest.endswith(b"\n"):
         rest = file.readline(_KEPT)
-    # Loaders cut off the last byte, be it a line break or not.
-    return line[:-1]
+        end = rest.rstrip()[-1:] or end
+    # Of what is too long to be a name, the quotes at both ends matter.
+    return line + end
 
 
 def _bytes(file: IO[bytes], size: int) -> bytes:
@@ -262,7 +274,8 @@ def _number(name: str, argument: bytes) -> int:
 
 def _text(name: str, argument: bytes) -> str:
     if name == "UNICODE":
-        return argument.decode("raw_unicode_escape", "replace")
+        text = argument[: 10 * _LONGEST_NAME].decode("raw_unicode_escape", "replace")
+        return text[:_LONGEST_NAME]
     if name != "STRING":
         return _decoded(argument)
     # Loaders take no other text than one in quotes; escapes may spell a name.
@@ -272,8 +285,11 @@ def _text(name: str, argument: bytes) -> str:
     try:
         return _decoded(codecs.escape_decode(stripped[1:-1])[0])
     except ValueError:
+        if len(argument) >= _KEPT:  # cut in the middle of an escape
+            return _UNKNOWN
         raise _BreaksOffError from None
 
 
 def _decoded(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
+    """The beginning of a text, of at most as many letters as a name may have."""
+    return name[: 4 * _LONGEST_NAME].decode("utf-8", "backslashreplace")[:_LONGEST_NAME]

@@ -14,6 +14,7 @@ __all__ = ["Pickled", "read_pickles"]
 
 _COST_OF_A_STREAM = 10
 _MAX_HEADER = 1 << 20
+_MAX_IMPORTS = 20_000
 _NUMPY = b"\x93NUMPY"
 # Beside the standard library, what is there wherever models are loaded.
 _INSTALLED = {"numpy", "pip", "setuptools", "torch", "__builtin__", "commands", "copy_reg"}
@@ -57,6 +58,9 @@ def read_pickles(path: Path) -> Pickled:
                 obstacles.append(each)
             else:
                 imports.setdefault(*each)
+            if len(imports) >= _MAX_IMPORTS:
+                obstacles.append(Obstacle("", "more imports than can be listed"))
+                break
     spent = granted - bounds.n_opcodes
     return Pickled(imports=imports, obstacles=tuple(obstacles), n_spent=spent)
 

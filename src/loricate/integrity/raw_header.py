@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
-from loricate.adapters.tensors import MAX_HEADER_BYTES
+from loricate.adapters.tensors import MAX_HEADER_BYTES, MAX_TENSORS, is_moderate
 
 __all__ = ["METADATA", "Pairs", "RawHeader", "is_safetensors", "read_header"]
 
@@ -21,8 +21,8 @@ METADATA = "__metadata__"
 """Name of the entry that is no tensor."""
 
 _WHITESPACE = b" \t\n\r"
-_BLANKS = rb"[ \t\n\r]+"
-_STRING_OR_BLANKS = re.compile(rb'"(?:[^"\\]|\\.)*"|' + _BLANKS, re.DOTALL)
+# Possessive, so that no text takes time or memory to give back what it matched.
+_STRING_OR_BLANKS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[ \t\n\r]++', re.DOTALL)
 _PEEK = 1 << 16
 # Eight letters of text in front of a brace are larger.
 _NO_LENGTH = 1 << 48
@@ -125,6 +125,9 @@ def read_header(path: Path) -> RawHeader:
 
 
 def _parsed(length: int, size: int, text: bytes) -> RawHeader:
+    if not is_moderate(text):
+        why = f"more in the header than {MAX_TENSORS} tensors need"
+        return RawHeader(length, size, text, Pairs(), why)
     try:
         entries = json.loads(text.decode(), object_pairs_hook=Pairs)
     except (ValueError, RecursionError) as error:

@@ -83,6 +83,25 @@ def test_nothing_is_imported_that_is_not_seen(unpickler, parts, end) -> None:
         assert stream.is_complete
 
 
+@pytest.mark.parametrize("body", [b"a", b"\\x41", b"\\\\", b"\xff", b"\\'"])
+@pytest.mark.parametrize("size", [*range(65_530, 65_540), 131_072, 200_000])
+def test_no_text_is_too_long_to_be_read_beyond(body, size) -> None:
+    content = b"S'" + body * (size // len(body)) + b"'\n0cos\ngetcwd\n."
+    imports, error = asked(pickle.Unpickler, content)
+    assert (imports, error) == ([("os", "getcwd")], None)
+    stream = read_stream(io.BytesIO(content), max_opcodes=10)
+    assert stream.is_complete
+    assert list(stream.imports) == imports
+
+
+def test_imports_that_could_fill_the_memory_are_not_followed_to_the_end() -> None:
+    content = b"".join(b"cos\nname%d\n" % i for i in range(20_000)) + b"."
+    stream = read_stream(io.BytesIO(content), max_opcodes=100_000)
+    assert len(stream.imports) == 10_000
+    assert stream.is_too_long
+    assert not stream.is_complete
+
+
 @given(value=st.recursive(st.integers() | st.text() | st.floats() | st.binary(), st.lists))
 @settings(max_examples=100, deadline=None)
 def test_plain_values_end_and_import_nothing_of_weight(value) -> None:

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from loricate.adapters.tensors import MAX_TENSORS, TensorFile
+from loricate.basics.errors import HostileFileError
 from loricate.integrity.raw_header import is_safetensors, read_header
 
 
@@ -56,6 +58,41 @@ def test_what_is_wrong_is_told(written, text, length, error) -> None:
     header = read_header(written(text, length=length))
     assert error in header.error
     assert header.entries == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"a": [' + b"[]," * 1_100_000 + b"[]]}",
+        b'{"a": [' + b"0," * 1_100_000 + b"0]}",
+        b"{" + b",".join(b'"%d": ""' % i for i in range(1_100_000)) + b"}",
+        b'{"a": ' + b"[" * 1_100_000,
+    ],
+    ids=["lists", "numbers", "keys", "depth"],
+)
+def test_a_header_of_too_much_is_not_parsed(written, text) -> None:
+    path = written(text)
+    assert "more in the header than 65536 tensors need" in read_header(path).error
+    with pytest.raises(HostileFileError, match="65536"):
+        TensorFile(path)
+
+
+@pytest.mark.parametrize("piece", [b"a, ", rb"[\",", rb"{\\,"])
+def test_text_of_metadata_may_hold_any_number_of_commas(written, piece) -> None:
+    text = b'{"__metadata__": {"k": "' + piece * 1_100_000 + b'"}}'
+    header = read_header(written(text))
+    assert header.error is None
+    assert len(header.stated["k"]) == len(json.loads(b'"' + piece + b'"')) * 1_100_000
+    assert list(header.blanks()) == [b" ", b" "]
+
+
+def test_more_tensors_than_any_model_has_are_refused(written) -> None:
+    entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    text = json.dumps(dict.fromkeys(map(str, range(MAX_TENSORS)), entry)).encode()
+    assert len(TensorFile(written(text))) == MAX_TENSORS
+    text = json.dumps(dict.fromkeys(map(str, range(MAX_TENSORS + 1)), entry)).encode()
+    with pytest.raises(HostileFileError, match="at most 65536 tensors"):
+        TensorFile(written(text))
 
 
 def test_an_oversized_header_is_not_read(tmp_path) -> None:
