@@ -1,7 +1,8 @@
 """Defenses by attacks on the embedded model: pictures, prompts and both together.
 
-Every strategy is trained anew, then attacked through everything it deploys; ``hardened`` is their
-composition. Each metric is one table, with the clean cost below. Killed, it continues.
+Every strategy is trained anew with three seeds, then attacked through everything it deploys;
+``hardened`` is their composition. Each metric is one table, with the clean cost below. Killed, it
+continues.
 
     python benchmarks/surfaces.py                  # the default, under an hour on two cores
     python benchmarks/surfaces.py --quick          # under five minutes, to look at
@@ -21,9 +22,11 @@ from loricate.attacks.random_characters import RandomCharacters
 from loricate.attacks.random_noise import RandomNoise
 from loricate.attacks.square import Square
 from loricate.core.attack import Attack
+from loricate.core.defense import InputDefense
 from loricate.core.objective import Objective
 from loricate.core.prompt_attack import PromptAttack
 from loricate.core.text_budgets import CharBudget
+from loricate.defenses._adapter_defense import AdapterDefense
 from loricate.defenses._training import Schedule
 from loricate.defenses.adversarial_lora import AdversarialLora
 from loricate.defenses.denoiser_lora import DenoiserLora
@@ -41,14 +44,14 @@ from loricate.objectives.mist import Mist
 from loricate.objectives.score_distillation import ScoreDistillation
 from loricate.recipes._defaults import EPSILON, LEARNING_RATE
 from loricate.recipes._strategy import Strategy
+from loricate.recipes.compare import compare
 from loricate.recipes.report import report
 from loricate.recipes.survey import PromptPlan, SurveySpec, survey
-from loricate.records.names import HARDENED, STRONGEST, Metrics
-from loricate.records.schema import RunRecord
+from loricate.records.names import HARDENED, budget_text
 from loricate.report.matrix import Matrix, matrices
-from loricate.report.words import interval
+from loricate.report.words import interval, percent
 
-PARTS = ("jpeg", "encoder", "text", "denoiser")
+SEEDS = (0, 1, 2)
 
 
 def strategies(*, quick: bool) -> dict[str, Strategy]:
@@ -78,14 +81,19 @@ def strategies(*, quick: bool) -> dict[str, Strategy]:
         schedule=Schedule(steps=20 if quick else 250, learning_rate=LEARNING_RATE),
     )
     jpeg = JPEG(quality=75)
+    defenses: dict[str, tuple[InputDefense | AdapterDefense | LeafLora, ...]] = {
+        HARDENED: (jpeg, encoder, text, denoiser),
+        "jpeg": (jpeg,),
+        "encoder": (encoder,),
+        "text": (text,),
+        "denoiser": (denoiser,),
+        "srl_vae": (srl_vae,),
+        "control_noise": (noise, typos),
+    }
+    seeds = (0,) if quick else SEEDS
     return {
-        HARDENED: Strategy(defense=(jpeg, encoder, text, denoiser)),
-        "jpeg": Strategy(defense=(jpeg,)),
-        "encoder": Strategy(defense=(encoder,)),
-        "text": Strategy(defense=(text,)),
-        "denoiser": Strategy(defense=(denoiser,)),
-        "srl_vae": Strategy(defense=(srl_vae,)),
-        "control_noise": Strategy(defense=(noise, typos)),
+        name: Strategy(defense=parts, seeds=() if name == "jpeg" else seeds)
+        for name, parts in defenses.items()
     }
 
 
@@ -93,9 +101,13 @@ def image_plan(*, quick: bool, n_images: int) -> Plan:
     """Every kind of attack on pictures at the radius of the verdict, and a norm never trained."""
     share = 10 if quick else 1
 
-    def trial(attack: Attack, objective: Objective, eot_samples: int = 1) -> Trial:
+    def trial(attack: Attack, objective: Objective, draws: int = 1, variant: str = "") -> Trial:
         return Trial(
-            attack=attack, objective=objective, epsilons=(EPSILON,), eot_samples=eot_samples
+            attack=attack,
+            objective=objective,
+            epsilons=(EPSILON,),
+            eot_samples=draws,
+            variant=variant,
         )
 
     return Plan(
@@ -106,9 +118,10 @@ def image_plan(*, quick: bool, n_images: int) -> Plan:
             trial(Square(queries=500 // share), LatentShift()),
             trial(PGD(steps=50 // share), LatentTarget()),
             trial(PGD(steps=20 // share), DenoisingLoss(), 2),
-            trial(PGD(steps=20 // share), ScoreDistillation(), 2),
+            trial(PGD(steps=20 // share), ScoreDistillation(sign="+"), 2, "ascent"),
+            trial(PGD(steps=20 // share), ScoreDistillation(sign="-"), 2, "descent"),
             trial(PGD(steps=20 // share), Mist(), 2),
-            trial(PGD(steps=20 // share), EditShift()),
+            trial(PGD(steps=20 // share), EditShift(), 1 if quick else 2),
             Trial(
                 attack=PGD(steps=50 // share), objective=LatentShift(), epsilons=(5.0,), norm="l2"
             ),
@@ -116,8 +129,7 @@ def image_plan(*, quick: bool, n_images: int) -> Plan:
         epsilon=EPSILON,
         n_images=n_images,
         batch_size=min(50, n_images),
-        n_probed=min(32, n_images),
-        probe_steps=(2, 5) if quick else (5, 25, 50),
+        battery=battery_plan(EPSILON, "quick" if quick else "standard"),
     )
 
 
@@ -144,7 +156,6 @@ def spec(*, quick: bool, n_images: int) -> SurveySpec:
         plan=image_plan(quick=quick, n_images=n_images),
         strategies=strategies(quick=quick),
         prompts=prompt_plan(quick=quick),
-        battery=battery_plan(EPSILON, "quick" if quick else "standard"),
         quick=quick,
     )
 
@@ -159,20 +170,17 @@ def table(matrix: Matrix, unreliable: set[str]) -> str:
     return "\n".join(lines)
 
 
-def composition(record: RunRecord) -> str:
+def composition(out: Path) -> str:
     """Whether the composition beats each of its parts on the worst case over image attacks."""
-    worst = {
-        a.subject: a
-        for a in record.aggregates
-        if (a.metric, a.attack, a.norm) == (Metrics.ATTACK_SUCCESS, STRONGEST, "linf")
-    }
-    whole = worst[HARDENED]
     lines = []
-    for name in PARTS:
-        part = worst[name]
-        verdict = "below" if whole.high < part.low else "not told apart from"
-        verdict = "above" if whole.low > part.high else verdict
-        lines.append(f"composition {interval(whole)} is {verdict} {name} {interval(part)}")
+    for t in compare([out]).paired:
+        more = f"{percent(t.difference)} [{percent(t.low)}, {percent(t.high)}]"
+        told = "told apart" if t.low > 0 or t.high < 0 else "not told apart"
+        budget = budget_text(t.epsilon, t.norm)
+        lines.append(
+            f"{t.first.subject} breaks on {more} more pictures than {t.second.subject} at {budget} "
+            f"(p = {t.p_value:.2g} after Holm): {told}"
+        )
     return "\n".join(lines)
 
 
@@ -195,7 +203,7 @@ def main() -> None:
     unreliable = {check.subject for check in record.checks if check.level == "error"}
     for matrix in matrices(record):
         print("\n" + table(matrix, unreliable))
-    print("\n" + composition(record))
+    print("\n" + composition(out))
     for check in record.checks:
         if check.level in ("warning", "error"):
             print(f"{check.level}: {check.name} ({check.subject}): {check.message}")

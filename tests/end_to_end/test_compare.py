@@ -82,7 +82,10 @@ def test_several_runs_show_one_base_and_every_hardened_model(folders, capsys) ->
 
 def test_runs_on_the_same_pictures_are_tested_pair_by_pair(folders, capsys) -> None:
     [test] = found(capsys, *folders)["paired"]
-    assert (test["first"], test["second"], test["n"]) == ("first", "second", 12)
+    models = [{"run": name, "subject": "hardened"} for name in ("first", "second")]
+    assert ([test["first"], test["second"]], test["n"]) == (models, 12)
+    assert test["difference"] == pytest.approx(8 / 12)
+    assert 0 < test["low"] < test["difference"] < test["high"] <= 1
     assert (test["only_first"], test["only_second"]) == (9, 1)
     # Binomial: 2 * (C(10, 0) + C(10, 1)) / 2**10; one test needs no correction.
     assert math.isclose(test["p_value"], 22 / 1024)
@@ -104,7 +107,7 @@ def test_the_text_names_failed_checks_and_quick_runs(folders, capsys) -> None:
     assert run(["compare", *map(str, folders)]) == ExitCode.PASS
     printed = capsys.readouterr()
     assert "Edit attack success rate" in printed.out
-    assert "exact McNemar" in printed.out
+    assert "same samples, worst case" in printed.out
     assert "first is a quick run" in printed.err
     assert f"zero_gradient ({failed.subject})" in printed.err
 

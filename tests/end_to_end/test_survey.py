@@ -14,13 +14,15 @@ from loricate.cli.exits import ExitCode
 from loricate.cli.main import run
 from loricate.recipes.survey import SurveySpec
 from loricate.records.io import read_record
-from loricate.records.names import Metrics
+from loricate.records.names import STRONGEST, Metrics
+from loricate.records.schema import Aggregate
 
 # rich draws from the global generator when this is first imported.
 importlib.import_module("rich.style")
 
 PLAN = """
 [strategies.hardened]
+seeds = [0, 5]
 [[strategies.hardened.defense]]
 name = "jpeg"
 [[strategies.hardened.defense]]
@@ -39,7 +41,6 @@ name = "jpeg"
 [plan]
 epsilon = "16/255"
 n_images = 3
-probe_steps = []
 edit = { num_inference_steps = 2 }
 [[plan.trials]]
 attack = { name = "pgd", steps = 1 }
@@ -49,6 +50,23 @@ epsilons = ["16/255"]
 attack = { name = "pgd", steps = 2 }
 objective = { name = "latent_target" }
 epsilons = ["16/255"]
+
+[[plan.trials]]
+attack = { name = "pgd", steps = 1 }
+objective = { name = "latent_shift" }
+epsilons = ["16/255"]
+variant = "5 draws"
+eot_samples = 5
+
+[plan.battery]
+attack = { steps = 2 }
+epsilon = "16/255"
+unseen_epsilon = "24/255"
+gradient_free = [{ name = "square", queries = 4 }]
+steps = [1, 2]
+scoring_draws = 1
+runs = 1
+n_images = 2
 
 [prompts]
 n_prompts = 2
@@ -78,7 +96,8 @@ def surveyed(tmp_path_factory):
 def test_every_model_stands_in_one_record(surveyed) -> None:
     out, code, _ = surveyed
     record = read_record(out)
-    assert {a.subject for a in record.aggregates} == {"base", "hardened", "jpeg"}
+    trainings = {"hardened@0", "hardened@5"}
+    assert {a.subject for a in record.aggregates} == {"base", "hardened", "jpeg"} | trainings
     assert code in (ExitCode.NEGATIVE, ExitCode.INCONCLUSIVE)
     assert (out / "report.html").is_file()
     assert "Defenses by attacks" in (out / "report.html").read_text()
@@ -87,11 +106,32 @@ def test_every_model_stands_in_one_record(surveyed) -> None:
 def test_pictures_and_prompts_are_attacked(surveyed) -> None:
     record = read_record(surveyed[0])
     found = {(a.subject, a.surface, a.norm) for a in record.aggregates if a.attack != "none"}
+    assert {a.variant for a in record.aggregates} == {"", "5 draws"}
     # A strategy that leaves the text encoder alone shares its rows with the base.
     assert ("hardened", "text_encoder", "characters") in found
     assert ("jpeg", "text_encoder", "characters") not in found
     assert {("jpeg", "vae_encoder", "linf"), ("hardened", "vae_encoder", "linf")} <= found
     assert Metrics.PROMPT_SUCCESS in {a.metric for a in record.aggregates}
+
+
+def test_trainings_are_of_their_seeds_and_counted_together(surveyed) -> None:
+    record = read_record(surveyed[0])
+    drift = {a.subject: a for a in record.aggregates if _is_worst_drift(a)}
+    singles = [drift["hardened@0"], drift["hardened@5"]]
+    assert singles[0].value != singles[1].value
+    assert drift["hardened"].value == pytest.approx(sum(a.value for a in singles) / 2)
+    assert (drift["hardened"].n, drift["base"].n) == (6, 3)
+    states = {a.subject for a in record.aggregates if a.metric == Metrics.EMBEDDING_SHIFT}
+    assert {"hardened", "hardened@0", "hardened@5"} <= states
+
+
+def _is_worst_drift(a: Aggregate) -> bool:
+    return (a.metric, a.attack) == (Metrics.LATENT_DRIFT, STRONGEST)
+
+
+def test_the_battery_checks_the_first_training(surveyed) -> None:
+    checks = {c.name: c for c in read_record(surveyed[0]).checks if c.subject == "hardened@0"}
+    assert {"active_test", "step_curve", "knowledge_order", "unseen_conditions"} <= checks.keys()
 
 
 def test_a_finished_survey_is_not_done_again(surveyed) -> None:
@@ -115,6 +155,9 @@ def test_the_plan_of_the_page_is_a_plan() -> None:
         (('name = "leaf_lora"\n', 'name = "leaf_lroa"\n'), "leaf_lora"),
         (('name = "jpeg"\n[[strat', 'name = "plain_lora"\n[[strat'), "one adapter for vae"),
         (('["16/255"]', "[16]"), "16/255"),
+        (("seeds = [0, 5]", "seeds = [5, 5]"), "every seed once"),
+        (("[strategies.jpeg]\n", "[strategies.jpeg]\nseeds = [1]\n"), "nothing to train"),
+        (("[strategies.jpeg]\n[[strategies.jpeg", '[strategies."a@1"]\n[[strategies."a@1"'), "@"),
         (("draws = true\n", "draws = true\n" + SAME_AGAIN), "another attack or budget"),
     ],
 )

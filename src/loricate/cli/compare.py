@@ -11,7 +11,7 @@ import click
 from loricate.cli.helpers import json_option, log, print_json, print_table
 
 if TYPE_CHECKING:
-    from loricate.recipes.compare import Column, Comparison, Condition
+    from loricate.recipes.compare import Column, Comparison, Line
 
 __all__ = ["command"]
 
@@ -80,11 +80,11 @@ def _print(comparison: Comparison) -> None:
     from loricate.report.words import interval, metric_label
 
     names = _column_names(comparison)
-    for metric in dict.fromkeys(condition.metric for condition in comparison.rows):
+    for metric in dict.fromkeys(line.metric for line in comparison.rows):
         rows = [
-            (_label(condition), *(interval(row[c]) if c in row else "" for c in names))
-            for condition, row in comparison.rows.items()
-            if condition.metric == metric
+            (_label(line), *(interval(row[c]) if c in row else "" for c in names))
+            for line, row in comparison.rows.items()
+            if line.metric == metric
         ]
         print_table(("attack", *names.values()), rows, title=metric_label(metric))
         click.echo()
@@ -94,15 +94,25 @@ def _print(comparison: Comparison) -> None:
 
 
 def _print_paired(comparison: Comparison) -> None:
-    from loricate.records.names import epsilon_text
+    from loricate.records.names import budget_text
+    from loricate.report.words import percent
 
+    names = _column_names(comparison)
     rows = [
-        (t.first, t.second, epsilon_text(t.epsilon), t.n, t.only_first, t.only_second, t.p_value)
+        (
+            names[t.first],
+            names[t.second],
+            budget_text(t.epsilon, t.norm),
+            t.n,
+            f"{t.only_first:.3g}",
+            f"{t.only_second:.3g}",
+            f"{percent(t.difference)} [{percent(t.low)}, {percent(t.high)}]",
+            f"{t.p_value:.2g}",
+        )
         for t in comparison.paired
     ]
-    columns = ("first", "second", "epsilon", "n", "only first broken", "only second", "p")
-    title = "same samples, hardened models, worst case (exact McNemar, Holm)"
-    print_table(columns, [(*row[:-1], float(f"{row[-1]:.2g}")) for row in rows], title=title)
+    columns = ("first", "second", "budget", "n", "only first", "only second", "difference", "p")
+    print_table(columns, rows, title="broken edits, same samples, worst case (Holm)")
 
 
 def _warn(comparison: Comparison) -> None:
@@ -127,12 +137,12 @@ def _plot(comparison: Comparison, path: Path) -> None:
         Panel(
             title=metric_label(metric),
             rows={
-                _label(condition): {names[column]: a for column, a in row.items()}
-                for condition, row in comparison.rows.items()
-                if condition.metric == metric
+                _label(line): {names[column]: a for column, a in row.items()}
+                for line, row in comparison.rows.items()
+                if line.metric == metric
             },
         )
-        for metric in dict.fromkeys(condition.metric for condition in comparison.rows)
+        for metric in dict.fromkeys(line.metric for line in comparison.rows)
     ]
     save_forest_plot(panels, list(names.values()), path)
 
@@ -143,33 +153,32 @@ def _column_names(comparison: Comparison) -> dict[Column, str]:
     return {c: c.subject if is_one else f"{c.run}: {c.subject}" for c in comparison.columns}
 
 
-def _label(condition: Condition) -> str:
-    from loricate.records.names import NO_ATTACK, budget_text
-    from loricate.report.words import plain
+def _label(line: Line) -> str:
+    from loricate.report.words import condition_label
 
-    if condition.attack == NO_ATTACK:
-        return "clean"
-    words = (condition.attack, condition.objective)
-    named = ", ".join(plain(word) for word in words if word != NO_ATTACK)
-    return f"{named}, {budget_text(condition.epsilon, condition.norm)}"
+    return condition_label(line.condition)
 
 
 def _as_json(comparison: Comparison) -> dict[str, object]:
     rows = [
         {
-            **asdict(condition),
+            **asdict(line.condition),
+            "metric": line.metric,
             "values": [
                 {"run": column.run, "subject": column.subject, "n": a.n}
                 | {"value": a.value, "low": a.low, "high": a.high, "level": a.level}
                 for column, a in row.items()
             ],
         }
-        for condition, row in comparison.rows.items()
+        for line, row in comparison.rows.items()
     ]
     return {
         "columns": [column._asdict() for column in comparison.columns],
         "rows": rows,
-        "paired": [asdict(each) for each in comparison.paired],
+        "paired": [
+            asdict(t) | {"first": t.first._asdict(), "second": t.second._asdict()}
+            for t in comparison.paired
+        ],
         "differences": [asdict(each) for each in comparison.differences],
         "quick": list(comparison.quick),
         "unreliable": {name: list(errors) for name, errors in comparison.unreliable.items()},

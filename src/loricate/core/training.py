@@ -1,9 +1,11 @@
 """What training reports while it runs and when it ends."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Event
 
-__all__ = ["Observer", "RankChoice", "TrainingLog", "silent"]
+__all__ = ["Observer", "RankChoice", "TrainingLog", "silent", "until_left"]
 
 Observer = Callable[[str, int, int, Mapping[str, float]], None]
 """Called with phase, steps done, steps in all, and what was measured last."""
@@ -51,3 +53,23 @@ class TrainingLog:
 
 def silent(phase: str, done: int, total: int, measured: Mapping[str, float]) -> None:
     """An observer that keeps quiet."""
+
+
+@contextmanager
+def until_left(observe: Observer) -> Iterator[Observer]:
+    """An observer that stops trainings in other threads once the block is left.
+
+    Args:
+        observe: Who is told until then.
+    """
+    left = Event()
+
+    def watch(phase: str, done: int, total: int, measured: Mapping[str, float]) -> None:
+        if left.is_set():
+            raise KeyboardInterrupt
+        observe(phase, done, total, measured)
+
+    try:
+        yield watch
+    finally:
+        left.set()

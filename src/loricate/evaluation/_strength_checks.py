@@ -55,6 +55,10 @@ class Duel:
         """Latent drift it causes."""
         return self.hardened.drift(self.white_box.adversarial)
 
+    def prepare(self) -> None:
+        """Run what several checks look at, so that they can be made in several threads."""
+        _ = self.drift
+
     def order(self) -> Check:
         """White box at least as strong as transfer, transfer as noise."""
         transferred = self.white_box if self._is_undefended else self._run(self.base, self.attack)
@@ -139,6 +143,10 @@ class Duel:
         message = f"{runs} runs of the attack with other seeds differ by {spread:.1%} of the drift"
         data = {"spread": spread} | {f"run_{i}": drift for i, drift in enumerate(drifts)}
         return self._check("seed_dependence", message, data, is_odd=spread > _FLAT)
+
+    def sweep(self) -> tuple[Check, Check]:
+        """The two checks that share the attacks in every ball."""
+        return self.radius_curve(), self.unseen_conditions()
 
     def radius_curve(self) -> Check:
         """A larger budget never weaker."""

@@ -2,14 +2,29 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loricate.evaluation.statistics import Interval, bootstrap_mean, wilson
-from loricate.records.names import NO_ATTACK, RANDOM_NOISE, STRONGEST, WORST_CASE, Metrics
+from loricate.records.condition import Condition
+from loricate.records.names import (
+    NO_ATTACK,
+    RANDOM_NOISE,
+    STRONGEST,
+    WORST_CASE,
+    Metrics,
+    is_replicate,
+    stem,
+)
 from loricate.records.schema import Aggregate, SampleRow
 
-__all__ = ["aggregate", "as_aggregate", "worst_case"]
+__all__ = ["Table", "aggregate", "as_aggregate", "pivot", "rate", "table_of", "worst_case"]
+
+Table: TypeAlias = NDArray[np.float64]
+"""Values by training and sample."""
 
 _RATES = {
     "edit_broken": Metrics.ATTACK_SUCCESS,
@@ -30,6 +45,9 @@ _MEANS = (_HIGHER_IS_WORSE.keys() | _CLEAN) - _RATES.keys()
 def aggregate(rows: Sequence[SampleRow], seed: int) -> tuple[Aggregate, ...]:
     """Every metric of every trial, and of the worst case over the trials of a subject.
 
+    A defense that was trained with several seeds has numbers of its own beside those of each
+    training, with intervals over seeds and samples.
+
     Args:
         rows: Rows of one run.
         seed: Seed of the bootstrap.
@@ -38,16 +56,55 @@ def aggregate(rows: Sequence[SampleRow], seed: int) -> tuple[Aggregate, ...]:
         Aggregates in the order of the trials, worst cases last.
     """
     found = []
-    for rows_of_trial in _by_trial([*rows, *worst_case(rows)]).values():
-        for metric in rows_of_trial[0].values:
-            values = np.array([row.values[metric] for row in rows_of_trial])
-            if metric in _RATES:
-                interval = wilson(int(values.sum()), len(values))
-                found.append(as_aggregate(rows_of_trial[0], _RATES[metric], interval))
-            elif metric in _MEANS and np.isfinite(values).all():
-                interval = bootstrap_mean(values, seed=seed)
-                found.append(as_aggregate(rows_of_trial[0], metric, interval))
+    for (subject, condition), group in _by_trial([*rows, *worst_case(rows)]).items():
+        for metric in group[0].values:
+            values = table_of(group, metric)
+            if (interval := _interval(metric, values, seed)) is not None:
+                name = _RATES.get(metric, metric)
+                found.append(as_aggregate(subject, condition, name, interval))
     return tuple(found)
+
+
+def _interval(metric: str, values: Table, seed: int) -> Interval | None:
+    if metric in _RATES:
+        return rate(values, seed)
+    is_shown = metric in _MEANS and np.isfinite(values).all()
+    return bootstrap_mean(values, seed=seed) if is_shown else None
+
+
+def rate(happened: Table, seed: int) -> Interval:
+    """How often something happened, over samples and trainings.
+
+    Args:
+        happened: 1 where it did, (trainings, samples).
+        seed: Seed of the bootstrap, which several trainings need.
+    """
+    if len(happened) > 1:
+        return bootstrap_mean(happened, seed=seed)
+    return wilson(int(happened.sum()), happened.size)
+
+
+def table_of(rows: Iterable[SampleRow], metric: str) -> Table:
+    """A metric of one condition, in the shape of ``pivot``.
+
+    Args:
+        rows: Rows of the trainings of one defense.
+        metric: Which.
+    """
+    return pivot({(row.subject, row.sample): row.values[metric] for row in rows})
+
+
+def pivot(values: Mapping[tuple[str, int], float]) -> Table:
+    """Values by training and sample, of the samples that every training has, in their order.
+
+    Args:
+        values: One number for each subject and sample.
+    """
+    by_subject: dict[str, dict[int, float]] = defaultdict(dict)
+    for (subject, sample), value in values.items():
+        by_subject[subject][sample] = value
+    shared = sorted(set.intersection(*(set(row) for row in by_subject.values())))
+    return np.array([[row[sample] for sample in shared] for row in by_subject.values()])
 
 
 def worst_case(rows: Iterable[SampleRow]) -> list[SampleRow]:
@@ -61,7 +118,7 @@ def worst_case(rows: Iterable[SampleRow]) -> list[SampleRow]:
     for row in rows:
         if row.attack not in (NO_ATTACK, RANDOM_NOISE, STRONGEST):
             groups[row.subject, row.norm, row.epsilon, row.seed, row.sample].append(row)
-    most: dict[tuple[object, ...], set[tuple[str, str]]] = defaultdict(set)
+    most: dict[tuple[object, ...], set[tuple[str, str, str]]] = defaultdict(set)
     for group in groups.values():
         most[group[0].norm, group[0].epsilon] |= _attacks(group)
     return [
@@ -71,8 +128,8 @@ def worst_case(rows: Iterable[SampleRow]) -> list[SampleRow]:
     ]
 
 
-def _attacks(rows: Iterable[SampleRow]) -> set[tuple[str, str]]:
-    return {(row.attack, row.objective) for row in rows}
+def _attacks(rows: Iterable[SampleRow]) -> set[tuple[str, str, str]]:
+    return {(row.attack, row.objective, row.variant) for row in rows}
 
 
 def _worst(rows: list[SampleRow]) -> SampleRow:
@@ -80,38 +137,28 @@ def _worst(rows: list[SampleRow]) -> SampleRow:
     for metric, higher in _HIGHER_IS_WORSE.items():
         seen = [row.values[metric] for row in rows]
         values[metric] = max(seen) if higher else min(seen)
-    update = {"surface": "pipeline", "attack": STRONGEST, "objective": WORST_CASE, "values": values}
-    return rows[0].model_copy(update=update)
+    update = {"surface": "pipeline", "attack": STRONGEST, "objective": WORST_CASE, "variant": ""}
+    return rows[0].model_copy(update=update | {"values": values})
 
 
-def _by_trial(rows: Iterable[SampleRow]) -> Mapping[tuple[object, ...], list[SampleRow]]:
-    trials: dict[tuple[object, ...], list[SampleRow]] = defaultdict(list)
+def _by_trial(rows: Iterable[SampleRow]) -> Mapping[tuple[str, Condition], list[SampleRow]]:
+    """Rows of each subject, and of each defense that several of them are trainings of."""
+    trials: dict[tuple[str, Condition], list[SampleRow]] = defaultdict(list)
     for row in rows:
-        key = (row.subject, row.surface, row.attack, row.objective, row.norm, row.epsilon)
-        trials[key].append(row)
+        condition = Condition.of(row)
+        trials[row.subject, condition].append(row)
+        if is_replicate(row.subject):
+            trials[stem(row.subject), condition].append(row)
     return trials
 
 
-def as_aggregate(row: SampleRow, metric: str, interval: Interval) -> Aggregate:
-    """An interval as the aggregate of a row's trial.
+def as_aggregate(subject: str, condition: Condition, metric: str, interval: Interval) -> Aggregate:
+    """An interval in the words of the record.
 
     Args:
-        row: Any row of the trial.
+        subject: Whose.
+        condition: Under which attack.
         metric: What was measured.
         interval: The number.
     """
-    return Aggregate(
-        subject=row.subject,
-        surface=row.surface,
-        attack=row.attack,
-        objective=row.objective,
-        epsilon=row.epsilon,
-        norm=row.norm,
-        metric=metric,
-        n=interval.n,
-        value=interval.value,
-        low=interval.low,
-        high=interval.high,
-        level=interval.level,
-        method=interval.method,
-    )
+    return Aggregate(subject=subject, metric=metric, **asdict(condition), **asdict(interval))

@@ -1,8 +1,9 @@
 """The masking battery: does the attack that evaluates a model deserve to be believed?"""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, Self
 
 from loricate.attacks.pgd import PGD
 from loricate.attacks.spsa import SPSA
@@ -19,6 +20,7 @@ from loricate.evaluation._gradient_checks import (
 )
 from loricate.evaluation._strength_checks import Duel
 from loricate.evaluation.subjects import Pictures, Subject
+from loricate.evaluation.workers import Workers
 from loricate.records.schema import Check
 
 __all__ = ["BatteryPlan", "battery", "battery_plan"]
@@ -56,6 +58,19 @@ class BatteryPlan(Spec):
     runs: Count = 3
     n_images: Count = 16
 
+    def at(self, epsilon: float) -> Self:
+        """The same checks at another radius of the verdict.
+
+        Args:
+            epsilon: In pixel units.
+        """
+        return replace(self, epsilon=epsilon, unseen_epsilon=_beyond(epsilon))
+
+
+def _beyond(epsilon: float) -> float:
+    """A radius that training for ``epsilon`` does not see."""
+    return min(1.5 * epsilon, 1.0)
+
 
 def battery_plan(epsilon: float, size: Size = "standard") -> BatteryPlan:
     """The battery by how long it may take.
@@ -67,7 +82,7 @@ def battery_plan(epsilon: float, size: Size = "standard") -> BatteryPlan:
     Returns:
         The plan.
     """
-    unseen = min(1.5 * epsilon, 1.0)
+    unseen = _beyond(epsilon)
     if size == "quick":
         return BatteryPlan(
             attack=PGD(steps=10),
@@ -131,27 +146,40 @@ def battery(
         unseen_epsilon=float(plan.unseen_epsilon),
         eot_samples=plan.eot_samples,
     )
+    items = _items(duel, plan)
     checks: list[Check] = []
-    items = tuple(_items(duel, plan))
-    for done, item in enumerate(items):
+    duel.prepare()
+    workers = Workers.suited_to(pictures.images)
+    for done, found in enumerate(workers.map(lambda item: item(), items), start=1):
+        checks += found
         observe("battery", done, len(items), {})
-        checks.append(item())
     return tuple(checks)
 
 
-def _items(duel: Duel, plan: BatteryPlan) -> Iterator[Callable[[], Check]]:
+_Item = Callable[[], Sequence[Check]]
+
+
+def _items(duel: Duel, plan: BatteryPlan) -> Sequence[_Item]:
+    """What can be done side by side once the duel is prepared, the longest first."""
     bench, epsilon = duel.hardened, duel.epsilon
-    yield lambda: active_test(bench, plan.attack, epsilon, plan.eot_samples)
-    yield lambda: gradient_matches_differences(bench, epsilon)
-    yield lambda: gradient_promises_gain(bench, duel.white_box, epsilon)
-    yield lambda: line_is_smooth(bench, duel.white_box.adversarial)
-    yield duel.order
-    yield lambda: duel.gradient_free(plan.gradient_free)
-    yield duel.single_step
-    yield duel.unbounded
-    yield lambda: duel.step_curve(plan.steps)
-    yield lambda: duel.draw_curve(plan.draws)
-    yield duel.radius_curve
-    yield duel.unseen_conditions
-    yield lambda: duel.resubmission(plan.submissions)
-    yield lambda: duel.seeds(plan.runs)
+    single: Sequence[Callable[[], Check]] = (
+        duel.order,
+        duel.single_step,
+        duel.unbounded,
+        lambda: active_test(bench, plan.attack, epsilon, plan.eot_samples),
+        lambda: gradient_matches_differences(bench, epsilon),
+        lambda: gradient_promises_gain(bench, duel.white_box, epsilon),
+        lambda: line_is_smooth(bench, duel.white_box.adversarial),
+        lambda: duel.resubmission(plan.submissions),
+        lambda: duel.seeds(plan.runs),
+    )
+    long: Sequence[Callable[[], Check]] = (
+        lambda: duel.gradient_free(plan.gradient_free),
+        lambda: duel.draw_curve(plan.draws),
+        lambda: duel.step_curve(plan.steps),
+    )
+    return [duel.sweep, *(partial(_alone, check) for check in (*long, *single))]
+
+
+def _alone(check: Callable[[], Check]) -> Sequence[Check]:
+    return (check(),)

@@ -1,7 +1,7 @@
 """Sanity flags: signs that an attack failed rather than that a defense worked."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Final, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 from loricate.records.names import NO_ATTACK, RANDOM_NOISE
 from loricate.records.schema import Aggregate, Check, SampleRow
 
-__all__ = ["curve_check", "row_checks", "transfer_check"]
+__all__ = ["row_checks"]
 
 Level = Literal["ok", "warning", "error", "skipped"]
 
@@ -47,41 +47,6 @@ def row_checks(
         _random_at_least_pgd(own, subject),
         _more_epsilon(own, subject),
     ]
-
-
-def transfer_check(subject: str, transferred: Sequence[float], white_box: Sequence[float]) -> Check:
-    """Whether pictures made against the base hurt a subject more than its own attack does.
-
-    Args:
-        subject: The attacked model.
-        transferred: Latent drift under the base's pictures.
-        white_box: Latent drift under pictures made on the subject itself.
-
-    Returns:
-        The check.
-    """
-    moved, own = float(np.mean(transferred)), float(np.mean(white_box))
-    message = f"latent drift {moved:.3f} by transfer, {own:.3f} in the white box"
-    data = {"transfer": moved, "white_box": own}
-    is_fine = moved <= own * (1 + _SLACK)
-    return _judged("transfer_beats_white_box", subject, is_fine, message, data)
-
-
-def curve_check(subject: str, drift_by_steps: Mapping[int, float]) -> Check:
-    """Whether more gradient steps ever gained less.
-
-    Args:
-        subject: The attacked model.
-        drift_by_steps: Mean objective drift after so many steps.
-
-    Returns:
-        The check.
-    """
-    ordered = [drift_by_steps[steps] for steps in sorted(drift_by_steps)]
-    words = ", ".join(f"{drift_by_steps[s]:.3f} at {s}" for s in sorted(drift_by_steps))
-    data = {f"steps_{steps}": value for steps, value in sorted(drift_by_steps.items())}
-    message = f"latent drift by steps: {words}"
-    return _judged("more_steps_not_stronger", subject, _rises(ordered), message, data)
 
 
 def _zero_gradient(rows: Sequence[SampleRow], subject: str) -> Check:

@@ -1,11 +1,14 @@
 """Hardened against base, picture by picture: the same pictures make the difference sharper."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from loricate.evaluation.aggregates import as_aggregate, worst_case
-from loricate.evaluation.statistics import Interval, bootstrap_difference, bootstrap_ratio
-from loricate.records.names import NO_ATTACK, Metrics
+import numpy as np
+
+from loricate.evaluation.aggregates import Table, as_aggregate, table_of, worst_case
+from loricate.evaluation.statistics import bootstrap_difference, bootstrap_ratio
+from loricate.records.condition import CLEAN, Condition
+from loricate.records.names import BASE, HARDENED, NO_ATTACK, Metrics, stem
 from loricate.records.schema import Aggregate, SampleRow
 
 __all__ = ["compare"]
@@ -23,45 +26,49 @@ def compare(rows: Sequence[SampleRow], seed: int) -> tuple[Aggregate, ...]:
     Returns:
         Aggregates of the hardened subject: the factor by which latent drift shrank, the share of
         edits no longer broken, and the PSNR and prompt alignment lost on clean pictures. Only
-        samples both subjects have count.
+        samples both subjects have count; trainings with several seeds count together.
     """
     found = []
     worst = worst_case(rows)
-    for epsilon, norm in sorted({(row.epsilon, row.norm) for row in worst}):
-        pairs = _pairs(row for row in worst if (row.epsilon, row.norm) == (epsilon, norm))
-        if pairs:
-            base, hardened = _columns(pairs, "latent_drift")
-            ratio = bootstrap_ratio(base, hardened, seed=seed)
-            found.append(_named(pairs, Metrics.DRIFT_REDUCTION, ratio))
-            base, hardened = _columns(pairs, "edit_broken")
-            saved = bootstrap_difference(base, hardened, seed=seed)
-            found.append(_named(pairs, Metrics.SUCCESS_REDUCTION, saved))
-    pairs = _pairs(row for row in rows if row.attack == NO_ATTACK)
+    for condition in sorted({Condition.of(row) for row in worst}):
+        pair = _Pair.of([row for row in worst if Condition.of(row) == condition])
+        if pair is not None:
+            ratio = bootstrap_ratio(*pair.tables("latent_drift"), seed=seed)
+            saved = bootstrap_difference(*pair.tables("edit_broken"), seed=seed)
+            found.append(as_aggregate(HARDENED, condition, Metrics.DRIFT_REDUCTION, ratio))
+            found.append(as_aggregate(HARDENED, condition, Metrics.SUCCESS_REDUCTION, saved))
+    return (*found, *_lost(_Pair.of([row for row in rows if row.attack == NO_ATTACK]), seed))
+
+
+def _lost(pair: "_Pair | None", seed: int) -> Iterator[Aggregate]:
+    if pair is None:
+        return
     for metric, loss in _LOSSES.items():
-        base, hardened = _columns(pairs, metric)
+        base, hardened = pair.tables(metric)
         # Without a judge that reads prompts, alignment is NaN.
-        if pairs and all(map(math.isfinite, (*base, *hardened))):
+        if np.isfinite([base, hardened]).all():
             lost = bootstrap_difference(base, hardened, seed=seed)
-            found.append(_named(pairs, loss, lost))
-    return tuple(found)
+            yield as_aggregate(HARDENED, CLEAN, loss, lost)
 
 
-Pair = tuple[SampleRow, SampleRow]
+@dataclass(frozen=True)
+class _Pair:
+    """Rows of base and hardened model under one condition, of the samples that both have."""
 
+    base: list[SampleRow]
+    hardened: list[SampleRow]
 
-def _pairs(rows: Iterable[SampleRow]) -> list[Pair]:
-    """Base and hardened rows of the samples that have both."""
-    by_subject: dict[str, dict[int, SampleRow]] = {"base": {}, "hardened": {}}
-    for row in rows:
-        if row.subject in by_subject:
-            by_subject[row.subject][row.sample] = row
-    base, hardened = by_subject["base"], by_subject["hardened"]
-    return [(base[sample], hardened[sample]) for sample in sorted(base.keys() & hardened.keys())]
+    @classmethod
+    def of(cls, rows: Sequence[SampleRow]) -> "_Pair | None":
+        base, hardened = (
+            [row for row in rows if stem(row.subject) == name] for name in (BASE, HARDENED)
+        )
+        shared = {row.sample for row in base} & {row.sample for row in hardened}
+        if not shared:
+            return None
+        return cls(*([row for row in each if row.sample in shared] for each in (base, hardened)))
 
-
-def _columns(pairs: Sequence[Pair], metric: str) -> tuple[list[float], list[float]]:
-    return [b.values[metric] for b, _ in pairs], [h.values[metric] for _, h in pairs]
-
-
-def _named(pairs: Sequence[Pair], metric: str, interval: Interval) -> Aggregate:
-    return as_aggregate(pairs[0][1], metric, interval)
+    def tables(self, metric: str) -> tuple[Table, Table]:
+        """Values by training and sample; the base has one training, which meets each other one."""
+        hardened = table_of(self.hardened, metric)
+        return np.broadcast_to(table_of(self.base, metric), hardened.shape), hardened

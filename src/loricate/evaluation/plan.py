@@ -1,9 +1,10 @@
 """What is attacked, how, and on how many pictures."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Literal
+from typing import Final, Literal
 
 from loricate.attacks.random_noise import RandomNoise
 from loricate.basics.errors import ConfigError, ConfigProblem
@@ -14,48 +15,13 @@ from loricate.core.balls import ball
 from loricate.core.family import EditSettings
 from loricate.core.objective import Objective
 from loricate.core.threat import ThreatModel
-from loricate.records.names import NO_OBJECTIVE
-from loricate.records.schema import SampleRow
+from loricate.evaluation.battery import BatteryPlan
+from loricate.records.condition import CLEAN, Condition
+from loricate.records.names import NO_OBJECTIVE, stem
 
-__all__ = ["Condition", "Plan", "Trial"]
+__all__ = ["Plan", "Trial"]
 
-
-@dataclass(frozen=True)
-class Condition:
-    """A trial at one radius, in the words of the record.
-
-    Args:
-        surface: What is attacked.
-        attack: Registry key.
-        objective: Registry key, or ``none`` where nothing is maximized.
-        epsilon: Radius in pixel units.
-        norm: Norm of the ball.
-    """
-
-    surface: str
-    attack: str
-    objective: str
-    epsilon: float
-    norm: str
-
-    @classmethod
-    def of_row(cls, row: SampleRow) -> "Condition":
-        """Condition a row was measured under."""
-        return cls(row.surface, row.attack, row.objective, row.epsilon, row.norm)
-
-    def row(self, subject: str, sample: int, seed: int) -> SampleRow:
-        """A row without values."""
-        return SampleRow(
-            subject=subject,
-            surface=self.surface,
-            attack=self.attack,
-            objective=self.objective,
-            epsilon=self.epsilon,
-            norm=self.norm,
-            seed=seed,
-            sample=sample,
-            values={},
-        )
+_VARIANT: Final = re.compile(r"[A-Za-z0-9 _.+-]{0,40}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +36,8 @@ class Trial(Spec):
         norm: Norm of the ball.
         eot_samples: Draws averaged on random surfaces.
         n_images: Pictures attacked, from the first; all by default.
+        variant: Name that tells the trial from another one with the same attack, objective and
+            radius, such as ``ascent`` and ``descent`` of score distillation.
     """
 
     attack: Attack
@@ -79,6 +47,7 @@ class Trial(Spec):
     norm: Literal["linf", "l2"] = "linf"
     eot_samples: Count = 1
     n_images: Count | None = None
+    variant: str = ""
 
     def inconsistencies(self) -> Iterable[ConfigProblem]:
         """Radii that the norm does not take: in ``linf`` they nearly always lost a ``/255``."""
@@ -88,6 +57,9 @@ class Trial(Spec):
             except ConfigError as error:
                 for problem in error.problems:
                     yield replace(problem, key=f"epsilons.{index}")
+        if not _VARIANT.fullmatch(self.variant):
+            expected = "at most 40 letters, digits, spaces or any of _.+-, as it names files"
+            yield ConfigProblem(key="variant", expected=expected, got=self.variant)
 
     def threat(self, epsilon: float) -> ThreatModel:
         """Budget and draws at one radius."""
@@ -95,16 +67,15 @@ class Trial(Spec):
 
     def condition(self, epsilon: float) -> Condition:
         """What the record calls the trial at one radius."""
-        attack = key_of(type(self.attack))
+        surface, objective = self.objective.surface_kind, key_of(type(self.objective))
         if isinstance(self.attack, RandomNoise):
-            return Condition("pipeline", attack, NO_OBJECTIVE, float(epsilon), self.norm)
-        objective = key_of(type(self.objective))
-        surface = self.objective.surface_kind
-        return Condition(surface, attack, objective, float(epsilon), self.norm)
+            surface, objective = CLEAN.surface, NO_OBJECTIVE
+        attack = key_of(type(self.attack))
+        return Condition(surface, attack, objective, self.norm, float(epsilon), self.variant)
 
     def includes(self, subject: str) -> bool:
         """Whether a subject is attacked."""
-        return not self.subjects or subject in self.subjects
+        return not self.subjects or not {subject, stem(subject)}.isdisjoint(self.subjects)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +92,7 @@ class Plan(Spec):
         attacked_edit: Sampler inside the graph of end-to-end attacks.
         visible_ssim: An edit closer to the clean one than this is not broken.
         percentile: Share of benign changes that must not count as broken.
-        probe_steps: Lengths of the attacks that show whether more steps still gain; those of the
-            longest on the base are also tried on the hardened model.
-        n_probed: Pictures they are run on.
+        battery: How the attack itself is checked, on the hardened model; ``None`` leaves it out.
     """
 
     trials: tuple[Trial, ...]
@@ -134,14 +103,13 @@ class Plan(Spec):
     attacked_edit: EditSettings = field(default_factory=lambda: EditSettings(num_inference_steps=4))
     visible_ssim: Fraction01 = 0.9
     percentile: Fraction01 = 0.95
-    probe_steps: tuple[Count, ...] = (5, 25, 50)
-    n_probed: Count = 32
+    battery: BatteryPlan | None = None
 
     def inconsistencies(self) -> Iterable[ConfigProblem]:
         """Conditions that occur twice: their rows would be indistinguishable in the record."""
         for (i, first), (j, second) in combinations(enumerate(self.trials), 2):
             if _share_rows(first, second):
-                expected = f"another attack, objective, norm or radius than trials.{i}"
+                expected = f"another attack, objective, norm, radius or variant than trials.{i}"
                 yield ConfigProblem(key=f"trials.{j}", expected=expected, got="the same")
 
 

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final, final
@@ -16,25 +16,22 @@ from loricate.basics.errors import ConfigError, ConfigProblem
 from loricate.basics.registry import key_of
 from loricate.core.attack import AttackResult
 from loricate.core.generators import sample_seeds
-from loricate.core.shapes import Images, PerSample
+from loricate.core.shapes import Images
 from loricate.core.training import Observer
 from loricate.evaluation.edit_rule import EditDistance, Edits, broken
-from loricate.evaluation.plan import Condition, Plan, Trial
+from loricate.evaluation.plan import Plan, Trial
 from loricate.evaluation.subjects import FeatureSpace, Pictures, Subject
 from loricate.evaluation.workers import Workers
 from loricate.metrics.latent_drift import LatentDrift
 from loricate.metrics.psnr import PSNR
 from loricate.metrics.ssim import SSIM
+from loricate.records.condition import CLEAN, Condition
 from loricate.records.io import ROWS_FILE, RowLog, read_rows, write_atomically
-from loricate.records.names import NO_ATTACK, NO_OBJECTIVE
 from loricate.records.schema import EditRule, SampleRow
 
 __all__ = ["WHOLE", "Runner", "Shard"]
 
 _ADVERSARIAL: Final = "adversarial"
-
-
-_CLEAN: Final = Condition("pipeline", NO_ATTACK, NO_OBJECTIVE, 0.0, "linf")
 
 
 @dataclass(frozen=True)
@@ -191,7 +188,7 @@ class Runner:
             row.sample: row.values["edit_ssim"]
             for row in self.log
             if row.subject == subject.name
-            and _file_name(Condition.of_row(row)) == _file_name(condition)
+            and _file_name(Condition.of(row)) == _file_name(condition)
         }
         return [found[index] for index in pictures.indices]
 
@@ -221,18 +218,6 @@ class Runner:
             "edit_broken_from_base": broken(self.rule, from_base).float(),
         }
 
-    def drift(self, subject: Subject, chunk: Pictures, adversarial: Images) -> PerSample:
-        """Latent drift alone, of any pictures; what ``score`` takes it to be.
-
-        Args:
-            subject: The attacked model.
-            chunk: The clean pictures.
-            adversarial: The attacked ones.
-        """
-        seeds = chunk.indices
-        clean = subject.latents(chunk.images, seeds)
-        return LatentDrift()(subject.latents(adversarial, seeds), clean)
-
     def _chunks(self, n_images: int | None) -> list[Pictures]:
         """Batches of this shard among the first pictures."""
         chunks = self.pictures.head(n_images).chunks(self.plan.batch_size)
@@ -240,7 +225,7 @@ class Runner:
 
     def _clean(self, job: tuple[Subject, Pictures]) -> list[SampleRow]:
         subject, chunk = job
-        rows = self._rows(subject, _CLEAN, chunk)
+        rows = self._rows(subject, CLEAN, chunk)
         return [] if self._has(rows) else _filled(rows, self._clean_values(subject, chunk))
 
     def _clean_values(self, subject: Subject, chunk: Pictures) -> dict[str, Tensor]:
@@ -315,7 +300,16 @@ class Runner:
         return Edits.seen_by(self.judge, subject.edits(chunk, images, self.plan.edit, self.seed))
 
     def _rows(self, subject: Subject, condition: Condition, chunk: Pictures) -> list[SampleRow]:
-        return [condition.row(subject.name, sample, self.seed) for sample in chunk.indices]
+        return [
+            SampleRow(
+                subject=subject.name,
+                seed=self.seed,
+                sample=sample,
+                values={},
+                **asdict(condition),
+            )
+            for sample in chunk.indices
+        ]
 
     def _has(self, rows: Sequence[SampleRow]) -> bool:
         return all(row.key in self.log for row in rows)
@@ -326,8 +320,8 @@ class Runner:
 
 
 def _file_name(condition: Condition) -> str:
-    words = (condition.attack, condition.objective, condition.norm)
-    return "-".join((*words, f"{condition.epsilon * 255:g}"))
+    words = (condition.attack, condition.objective, condition.norm, condition.variant)
+    return "-".join((*filter(None, words), f"{condition.epsilon * 255:g}"))
 
 
 def _levels(images: Images) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ from loricate.core.attack import Attack
 from loricate.core.objective import Objective
 from loricate.defenses._training import Schedule
 from loricate.defenses.adversarial_lora import AdversarialLora
+from loricate.evaluation.battery import battery_plan
 from loricate.evaluation.plan import Plan, Trial
 from loricate.objectives.edit_shift import EditShift
 from loricate.objectives.latent_shift import LatentShift
@@ -81,7 +82,8 @@ def _quick(epsilon: float) -> Plan:
         _trial(PGD(steps=10), LatentShift(), epsilon),
         _trial(PGD(steps=4), EditShift(), epsilon, subjects=_PAIR, n_images=8),
     )
-    return Plan(trials=trials, epsilon=epsilon, n_images=16, batch_size=16, probe_steps=(2, 5, 10))
+    battery = battery_plan(epsilon, "quick")
+    return Plan(trials=trials, epsilon=epsilon, n_images=16, batch_size=16, battery=battery)
 
 
 def _standard(epsilon: float) -> Plan:
@@ -94,7 +96,7 @@ def _standard(epsilon: float) -> Plan:
         _trial(PGD(steps=25), Reconstruction(), epsilon, subjects=_PAIR),
         _trial(PGD(steps=12), EditShift(), epsilon, subjects=_PAIR),
     )
-    return Plan(trials=trials, epsilon=epsilon, n_images=100)
+    return Plan(trials=trials, epsilon=epsilon, n_images=100, battery=battery_plan(epsilon))
 
 
 def _full(epsilon: float) -> Plan:
@@ -105,7 +107,8 @@ def _full(epsilon: float) -> Plan:
         *(Trial(attack=strong, objective=o, epsilons=_sweep(epsilon)) for o in objectives),
         Trial(attack=strong, objective=EditShift(), epsilons=_sweep(epsilon), eot_samples=4),
     )
-    return Plan(trials=trials, epsilon=epsilon, n_images=200)
+    battery = battery_plan(epsilon, "full")
+    return Plan(trials=trials, epsilon=epsilon, n_images=200, battery=battery)
 
 
 def _trial(

@@ -9,24 +9,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from loricate.attacks.pgd import PGD
 from loricate.attacks.random_noise import RandomNoise
-from loricate.core.balls import Linf
-from loricate.core.generators import sample_seeds
 from loricate.core.shapes import Images
-from loricate.core.threat import ThreatModel
 from loricate.core.training import Observer
 from loricate.evaluation.aggregates import aggregate
-from loricate.evaluation.checks import curve_check, row_checks, transfer_check
+from loricate.evaluation.battery import battery
+from loricate.evaluation.checks import row_checks
 from loricate.evaluation.edit_rule import calibrate
 from loricate.evaluation.paired import compare
-from loricate.evaluation.plan import Condition, Plan
+from loricate.evaluation.plan import Plan
 from loricate.evaluation.runner import Runner, Shard
 from loricate.evaluation.subjects import FeatureSpace, Pictures, Subject
-from loricate.evaluation.workers import Workers
-from loricate.objectives.latent_shift import LatentShift
+from loricate.records.condition import Condition
 from loricate.records.io import write_blob
-from loricate.records.names import NO_ATTACK, RANDOM_NOISE
+from loricate.records.names import HARDENED, NO_ATTACK, RANDOM_NOISE, stem
 from loricate.records.schema import Aggregate, Blob, Check, EditRule, SampleRow
 
 __all__ = ["Evidence", "attack_share", "gather"]
@@ -113,64 +109,26 @@ def gather(
     rows = tuple(runner.log)
     aggregates = aggregate(rows, seed) + compare(rows, seed)
     checks = [c for s in subjects for c in row_checks(rows, aggregates, s.name)]
-    checks += _probes(subjects, runner)
+    if plan.battery is not None:
+        judged = _judged(subjects)
+        checks += battery(base, judged, pictures, plan.battery, seed=seed, observe=observe)
     blobs = _rows_of_pictures(subjects, runner, out) + _threshold_pictures(runner, out)
     return Evidence(rule, aggregates, tuple(checks), tuple(blobs))
 
 
-def _probes(subjects: Sequence[Subject], runner: Runner) -> list[Check]:
-    """Checks that need attacks of their own: more steps, and transfer from the base."""
-    lengths = sorted(runner.plan.probe_steps)
-    if not lengths:
-        return []
-    pictures = runner.pictures.head(runner.plan.n_probed)
-    # The longest first: they decide how long the others may take beside them.
-    jobs = [(subject, steps) for steps in reversed(lengths) for subject in subjects[:2]]
-    results = Workers.suited_to(pictures.images).map(
-        lambda job: _probed(*job, pictures, runner), jobs
-    )
-    found = {(s.name, steps): result for (s, steps), result in zip(jobs, results, strict=True)}
-    checks = [
-        curve_check(s.name, {steps: float(found[s.name, steps][1].mean()) for steps in lengths})
-        for s in subjects[:2]
-    ]
-    if len(subjects) > 1:
-        base, target = subjects[:2]
-        images, _ = found[base.name, lengths[-1]]
-        moved = _drift(target, pictures, images, runner)
-        _, white_box = found[target.name, lengths[-1]]
-        checks.append(transfer_check(target.name, moved.tolist(), white_box.tolist()))
-    return checks
-
-
-def _probed(
-    subject: Subject, steps: int, pictures: Pictures, runner: Runner
-) -> tuple[Images, Tensor]:
-    """Adversarial pictures after so many steps, and the latent drift they cause."""
-    objective, threat = LatentShift(), ThreatModel(ball=Linf(epsilon=runner.plan.epsilon))
-    parts = []
-    for chunk in pictures.chunks(runner.plan.batch_size):
-        surface = subject.surface(objective, chunk.prompts, runner.plan.attacked_edit)
-        seeds = sample_seeds(runner.seed, chunk.indices, "probe")
-        result = PGD(steps=steps)(surface, objective, threat, chunk.images, seeds=seeds)
-        parts.append(result.adversarial)
-    adversarial = torch.cat(parts)
-    return adversarial, _drift(subject, pictures, adversarial, runner)
-
-
-def _drift(subject: Subject, pictures: Pictures, attacked: Images, runner: Runner) -> Tensor:
-    chunks = pictures.chunks(runner.plan.batch_size)
-    parts = attacked.split([len(chunk) for chunk in chunks])
-    return torch.cat([runner.drift(subject, *pair) for pair in zip(chunks, parts, strict=True)])
+def _judged(subjects: Sequence[Subject]) -> Subject:
+    """The hardened model, the first of its trainings where there are several, or else the base."""
+    return next((s for s in subjects if stem(s.name) == HARDENED), subjects[0])
 
 
 def _rows_of_pictures(subjects: Sequence[Subject], runner: Runner, out: Path) -> list[Blob]:
     """Clean, attacked, magnified difference, and the edits: the strongest attack on each model."""
-    if len(subjects) < 2:
+    base, judged = subjects[0], _judged(subjects)
+    if judged is base:
         return []
     pictures = runner.pictures.head(_SHOWN)
     magnify = 0.5 / max(float(runner.plan.epsilon), _TINY)
-    columns = _columns(subjects[0], subjects[1], pictures, magnify, runner)
+    columns = _columns(base, judged, pictures, magnify, runner)
     return [
         write_blob(
             out,
@@ -229,7 +187,7 @@ def _threshold_pictures(runner: Runner, out: Path) -> list[Blob]:
 
 def _threshold_pair(name: str, row: SampleRow, runner: Runner, out: Path) -> list[Blob]:
     base, picture = runner.base, runner.pictures.only(row.sample)
-    attacked = runner.adversarial(base, Condition.of_row(row))
+    attacked = runner.adversarial(base, Condition.of(row))
     assert attacked is not None  # the rows of a trial are complete only with its pictures
     at = row.sample - runner.pictures.first
     data = {

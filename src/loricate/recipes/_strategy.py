@@ -11,7 +11,7 @@ from typing import Final, final, get_args
 
 from loricate.basics.errors import ConfigProblem
 from loricate.basics.registry import key_of
-from loricate.basics.spec import Spec, to_toml
+from loricate.basics.spec import Natural, Spec, to_toml
 from loricate.core.defense import InputDefense
 from loricate.core.family import Component, Family
 from loricate.core.shapes import Images
@@ -25,6 +25,7 @@ from loricate.defenses.leaf_lora import LeafLora
 from loricate.defenses.srl_vae import SrlVae
 from loricate.evaluation.subjects import Subject
 from loricate.integrity.digest import digest
+from loricate.records.names import replicate
 from loricate.surfaces.defended import defended
 
 __all__ = ["Built", "Material", "Strategy", "build"]
@@ -44,9 +45,23 @@ class Strategy(Spec):
 
     Args:
         defense: At most one adapter for each part of the pipeline.
+        seeds: What its adapters are trained with, one model for each; by default the seed of the
+            run. From three on, intervals say something of training.
     """
 
     defense: tuple[InputDefense | AdapterDefense | LeafLora, ...]
+    seeds: tuple[Natural, ...] = ()
+
+    def trainings(self, name: str, seed: int) -> list[tuple[str, int]]:
+        """Name and seed of every model that comes of the strategy.
+
+        Args:
+            name: What the strategy is called.
+            seed: That of the run.
+        """
+        if len(self.seeds) < 2:
+            return [(name, self.seeds[0] if self.seeds else seed)]
+        return [(replicate(name, each), each) for each in self.seeds]
 
     @property
     def preprocessing(self) -> tuple[InputDefense, ...]:
@@ -59,7 +74,12 @@ class Strategy(Spec):
         return tuple(part for part in self.defense if not isinstance(part, InputDefense))
 
     def inconsistencies(self) -> Iterable[ConfigProblem]:
-        """Two adapters for one part: the second would be trained on the first."""
+        """Two adapters for one part, or seeds that make no difference."""
+        if len(set(self.seeds)) < len(self.seeds):
+            yield ConfigProblem(key="seeds", expected="every seed once", got=self.seeds)
+        if self.seeds and not self.adapters:
+            expected = "none, as there is nothing to train"
+            yield ConfigProblem(key="seeds", expected=expected, got=self.seeds)
         components = [_component(part) for part in self.adapters]
         for component in {each for each in components if components.count(each) > 1}:
             expected = f"one adapter for {component}"

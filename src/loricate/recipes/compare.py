@@ -1,18 +1,35 @@
 """Runs side by side: the same numbers of several models, with intervals and paired tests."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, final
 
-from loricate.basics.errors import ConfigError, ConfigProblem, nearest
-from loricate.evaluation.aggregates import worst_case
-from loricate.evaluation.statistics import holm, mcnemar_exact
-from loricate.records.io import read_record, read_rows
-from loricate.records.names import BASE, HARDENED, NO_ATTACK, STRONGEST, Metrics
-from loricate.records.schema import Aggregate, RunRecord, SampleRow
+import numpy as np
 
-__all__ = ["MAIN_METRICS", "Column", "Comparison", "Condition", "Difference", "Paired", "compare"]
+from loricate.basics.errors import ConfigError, ConfigProblem, nearest
+from loricate.evaluation.aggregates import Table, pivot, worst_case
+from loricate.evaluation.statistics import (
+    bootstrap_difference,
+    holm,
+    mcnemar_exact,
+    signed_rank,
+)
+from loricate.records.condition import Condition
+from loricate.records.io import ROWS_FILE, read_record, read_rows
+from loricate.records.names import (
+    BASE,
+    HARDENED,
+    NO_ATTACK,
+    STRONGEST,
+    Metrics,
+    is_replicate,
+    stem,
+)
+from loricate.records.schema import Aggregate, RunRecord
+
+__all__ = ["MAIN_METRICS", "Column", "Comparison", "Difference", "Line", "Paired", "compare"]
 
 MAIN_METRICS = (
     Metrics.ATTACK_SUCCESS,
@@ -39,31 +56,16 @@ class Column(NamedTuple):
     subject: str
 
 
-@final
-@dataclass(frozen=True, order=True)
-class Condition:
-    """What was measured under which attack; one row of the table.
+class Line(NamedTuple):
+    """One row of the table.
 
     Args:
-        surface: What was attacked.
-        attack: Registry key, ``none`` for clean inputs.
-        objective: Towards what.
-        norm: Norm of the budget.
-        epsilon: Radius in domain units.
         metric: What was measured.
+        condition: Under which attack.
     """
 
-    surface: str
-    attack: str
-    objective: str
-    norm: str
-    epsilon: float
     metric: str
-
-    @classmethod
-    def of(cls, a: Aggregate) -> "Condition":
-        """Condition of an aggregate."""
-        return cls(a.surface, a.attack, a.objective, a.norm, float(a.epsilon), a.metric)
+    condition: Condition
 
 
 @final
@@ -83,26 +85,33 @@ class Difference:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """Whether two hardened models break on different shares of the same samples.
+    """Whether two models break on different shares of the same samples.
 
     Args:
-        first: Name of a run.
-        second: Name of another.
+        first: A model.
+        second: Another.
         epsilon: Radius in pixel units.
         norm: Norm of the ball.
-        n: Samples both runs have.
-        only_first: Samples broken in the first run alone.
-        only_second: Samples broken in the second run alone.
-        p_value: Exact McNemar test, corrected after Holm over every pair and radius compared.
+        n: Samples both have.
+        only_first: Samples that break on the first alone; of several trainings their mean.
+        only_second: Samples that break on the second alone.
+        difference: Share broken on the first less that on the second.
+        low: Lower end of its interval, a bootstrap over samples and trainings.
+        high: Upper end.
+        p_value: Exact McNemar test, or of several trainings Wilcoxon's of their shares; corrected
+            after Holm over every pair and radius compared.
     """
 
-    first: str
-    second: str
+    first: Column
+    second: Column
     epsilon: float
     norm: str
     n: int
-    only_first: int
-    only_second: int
+    only_first: float
+    only_second: float
+    difference: float
+    low: float
+    high: float
     p_value: float
 
 
@@ -121,7 +130,7 @@ class Comparison:
     """
 
     columns: tuple[Column, ...]
-    rows: Mapping[Condition, Mapping[Column, Aggregate]]
+    rows: Mapping[Line, Mapping[Column, Aggregate]]
     differences: tuple[Difference, ...]
     paired: tuple[Paired, ...]
     quick: tuple[str, ...]
@@ -159,7 +168,7 @@ def compare(
         columns=columns,
         rows=_rows(records, columns, wanted),
         differences=differences,
-        paired=_paired(runs, records) if is_paired else (),
+        paired=_paired(dict(zip(records, runs, strict=True)), columns) if is_paired else (),
         quick=tuple(name for name, record in records.items() if record.quick),
         unreliable={name: errors for name, r in records.items() if (errors := _errors(r))},
     )
@@ -185,7 +194,8 @@ def _columns(records: Mapping[str, RunRecord], subjects: Sequence[str]) -> tuple
         _require_known("subject", subjects, (s for found in present.values() for s in found))
     chosen = []
     for index, (name, found) in enumerate(present.items()):
-        usual = found if len(records) == 1 else [BASE, HARDENED] if index == 0 else [HARDENED]
+        own = [subject for subject in found if not is_replicate(subject)]
+        usual = own if len(records) == 1 else [BASE, HARDENED] if index == 0 else [HARDENED]
         chosen += [Column(name, each) for each in subjects or usual if each in found]
     return tuple(chosen)
 
@@ -201,18 +211,18 @@ def _require_known(key: str, asked: Sequence[str], known: Iterable[str]) -> None
 
 def _rows(
     records: Mapping[str, RunRecord], columns: Sequence[Column], metrics: Sequence[str]
-) -> dict[Condition, dict[Column, Aggregate]]:
-    table: dict[Condition, dict[Column, Aggregate]] = {}
+) -> dict[Line, dict[Column, Aggregate]]:
+    table: dict[Line, dict[Column, Aggregate]] = {}
     for column in columns:
         for a in records[column.run].aggregates:
             if a.subject == column.subject and a.metric in metrics:
-                table.setdefault(Condition.of(a), {})[column] = a
+                table.setdefault(Line(a.metric, Condition.of(a)), {})[column] = a
 
-    def place(condition: Condition) -> tuple[object, ...]:
-        kind = condition.attack != NO_ATTACK, condition.attack != STRONGEST
-        return metrics.index(condition.metric), *kind, condition
+    def place(line: Line) -> tuple[object, ...]:
+        attack = line.condition.attack
+        return metrics.index(line.metric), attack != NO_ATTACK, attack != STRONGEST, line.condition
 
-    return {condition: table[condition] for condition in sorted(table, key=place)}
+    return {line: table[line] for line in sorted(table, key=place)}
 
 
 def _differences(records: Mapping[str, RunRecord]) -> Iterable[Difference]:
@@ -248,49 +258,69 @@ def _errors(record: RunRecord) -> tuple[str, ...]:
     return tuple(f"{c.name} ({c.subject})" for c in record.checks if c.level == "error")
 
 
-_Broken = dict[tuple[str, float], dict[int, bool]]
+_Samples = dict[tuple[str, int], float]
+"""Whether the worst case breaks a sample, by training and sample."""
+
+_Broken = dict[tuple[str, float], _Samples]
+"""The same at each norm and radius."""
 
 
-def _paired(runs: Sequence[Path], records: Mapping[str, RunRecord]) -> tuple[Paired, ...]:
-    """Hardened against hardened, the first run against each other one."""
-    found: dict[str, _Broken] = {}
-    for path, (name, record) in zip(runs, records.items(), strict=True):
-        if record.rows_path is not None and (path / record.rows_path).is_file():
-            found[name] = _broken(read_rows(path / record.rows_path))
-    if len(found) < 2:
-        return ()
-    (first, broken), *others = found.items()
+def _paired(paths: Mapping[str, Path], columns: Sequence[Column]) -> tuple[Paired, ...]:
+    """The first hardened model against each other model; where there is none, the first model."""
+    broken = {run: _broken(path) for run, path in paths.items()}
+    tables = {column: broken[column.run][column.subject] for column in columns}
+    first = next((c for c in columns if c.subject == HARDENED), columns[0])
     tests = [
-        _test(first, second, at, broken[at], theirs[at])
-        for second, theirs in others
-        for at in sorted(broken.keys() & theirs.keys())
+        _test(first, second, at, _shares(ours, tables[second][at]))
+        for second in columns
+        for at, ours in sorted(tables[first].items())
+        if second != first and at in tables[second]
     ]
     adjusted = holm([test.p_value for test in tests])
     return tuple(replace(t, p_value=p) for t, p in zip(tests, adjusted, strict=True))
 
 
-def _broken(rows: Iterable[SampleRow]) -> _Broken:
-    """Which samples the worst case of each radius breaks on the hardened model."""
-    table: _Broken = {}
-    for row in worst_case(row for row in rows if row.subject == HARDENED):
+def _broken(run: Path) -> Mapping[str, _Broken]:
+    """Rows of each model, those of several trainings also under the name of their defense."""
+    tables: dict[str, _Broken] = defaultdict(lambda: defaultdict(dict))
+    rows = read_rows(run / ROWS_FILE) if (run / ROWS_FILE).is_file() else ()
+    for row in worst_case(rows):
         if _BROKEN in row.values:
-            table.setdefault((row.norm, row.epsilon), {})[row.sample] = bool(row.values[_BROKEN])
-    return table
+            for name in {row.subject, stem(row.subject)}:
+                at = tables[name][row.norm, row.epsilon]
+                at[row.subject, row.sample] = row.values[_BROKEN]
+    return tables
+
+
+def _shares(one: _Samples, two: _Samples) -> tuple[Table, Table]:
+    """Both by training and shared sample; with unlike numbers of trainings, their means."""
+    shared = {sample for _, sample in one} & {sample for _, sample in two}
+    first, second = (
+        pivot({key: value for key, value in each.items() if key[1] in shared})
+        for each in (one, two)
+    )
+    if len(first) == len(second):
+        return first, second
+    return first.mean(0, keepdims=True), second.mean(0, keepdims=True)
 
 
 def _test(
-    first: str, second: str, at: tuple[str, float], one: dict[int, bool], two: dict[int, bool]
+    first: Column, second: Column, at: tuple[str, float], shares: tuple[Table, Table]
 ) -> Paired:
-    shared = sorted(one.keys() & two.keys())
-    ours, theirs = [one[s] for s in shared], [two[s] for s in shared]
     norm, epsilon = at
+    means = [table.mean(0) for table in shares]
+    is_single = all(np.isin(mean, (0.0, 1.0)).all() for mean in means)
+    more = bootstrap_difference(*shares, seed=0)
     return Paired(
         first=first,
         second=second,
         epsilon=epsilon,
         norm=norm,
-        n=len(shared),
-        only_first=sum(a and not b for a, b in zip(ours, theirs, strict=True)),
-        only_second=sum(b and not a for a, b in zip(ours, theirs, strict=True)),
-        p_value=mcnemar_exact(ours, theirs),
+        n=shares[0].shape[1],
+        only_first=float(np.clip(means[0] - means[1], 0, None).sum()),
+        only_second=float(np.clip(means[1] - means[0], 0, None).sum()),
+        difference=more.value,
+        low=more.low,
+        high=more.high,
+        p_value=mcnemar_exact(*means) if is_single else signed_rank(*means),
     )

@@ -2,12 +2,10 @@
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import Final, TypeVar
 
 from loricate.attacks.random_noise import RandomNoise
@@ -15,7 +13,7 @@ from loricate.basics.errors import ConfigError, ConfigProblem, nearest
 from loricate.basics.spec import Spec, read_spec, to_toml
 from loricate.core.family import Family
 from loricate.core.shapes import Images
-from loricate.core.training import Observer, silent
+from loricate.core.training import Observer, silent, until_left
 from loricate.defenses._adapter_defense import AdapterDefense
 from loricate.defenses._target import Target, Trained
 from loricate.defenses.adversarial_lora import AdversarialLora
@@ -134,7 +132,8 @@ def _judged_at(plan: Plan, epsilon: float) -> Plan:
         replace(trial, epsilons=_moved(trial.epsilons, plan.epsilon, epsilon))
         for trial in plan.trials
     )
-    return replace(plan, trials=trials, epsilon=epsilon)
+    battery = plan.battery and plan.battery.at(epsilon)
+    return replace(plan, trials=trials, epsilon=epsilon, battery=battery)
 
 
 def _moved(radii: tuple[float, ...], old: float, new: float) -> tuple[float, ...]:
@@ -249,7 +248,7 @@ class _Controls:
     def build(self, trained: Trained) -> list[Subject]:
         """Every control that was asked for."""
         ranks = {row.module: row.end for row in trained.log.ranks}
-        with _until_left(self.observe) as observe:
+        with until_left(self.observe) as observe:
             job = partial(self._family, ranks, observe)
             families = list(Workers.suited_to(self.images).map(job, self.spec.controls))
         return [Subject(*pair) for pair in zip(self.spec.controls, families, strict=True)]
@@ -284,19 +283,3 @@ class _Controls:
             case "control_full":
                 return defense, replace(target, ranks=None, is_dense=True)
         raise AssertionError(f"the spec let {name!r} pass as a control")
-
-
-@contextmanager
-def _until_left(observe: Observer) -> Iterator[Observer]:
-    """An observer that stops trainings in other threads once the block is left."""
-    left = Event()
-
-    def watch(phase: str, done: int, total: int, measured: Mapping[str, float]) -> None:
-        if left.is_set():
-            raise KeyboardInterrupt
-        observe(phase, done, total, measured)
-
-    try:
-        yield watch
-    finally:
-        left.set()

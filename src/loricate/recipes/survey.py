@@ -11,8 +11,7 @@ from loricate.basics.errors import ConfigProblem
 from loricate.basics.registry import key_of
 from loricate.basics.spec import Count, Fraction01, PixelLength, Spec, to_toml
 from loricate.core.family import Component, EditSettings, Family
-from loricate.core.training import Observer, silent
-from loricate.evaluation.battery import BatteryPlan, battery
+from loricate.core.training import Observer, silent, until_left
 from loricate.evaluation.prompt_aggregates import aggregate_prompts
 from loricate.evaluation.prompts import PromptEvaluation, PromptRow, PromptTrial
 from loricate.evaluation.runner import Shard
@@ -30,8 +29,8 @@ from loricate.recipes._models import judge_of, load_family, model_path
 from loricate.recipes._record import Run, write_run
 from loricate.recipes._run_spec import RunSpec
 from loricate.recipes._strategy import Material, Strategy, build
-from loricate.records.names import BASE, HARDENED
-from loricate.records.schema import Aggregate, Check, RunRecord
+from loricate.records.names import BASE, is_replicate
+from loricate.records.schema import Aggregate, RunRecord
 
 __all__ = ["PromptPlan", "SurveySpec", "survey", "survey_share"]
 
@@ -81,15 +80,12 @@ class SurveySpec(RunSpec):
         strategies: What is trained and attacked, by name; ``hardened`` is judged.
         deployments: What is attacked as it is, with adapters from files.
         prompts: How prompts are attacked; ``None`` leaves them out.
-        battery: How the attack is checked on ``hardened``, or on the base where there is none;
-            ``None`` leaves the battery out.
         trained_epsilon: Radius the adapters are trained against, for the verdict.
     """
 
     strategies: dict[str, Strategy] = field(default_factory=dict)
     deployments: tuple[Deployment, ...] = ()
     prompts: PromptPlan | None = None
-    battery: BatteryPlan | None = None
     trained_epsilon: PixelLength = EPSILON
 
     @property
@@ -100,6 +96,9 @@ class SurveySpec(RunSpec):
     def inconsistencies(self) -> Iterable[ConfigProblem]:
         """Names that two models would share, or preprocessing that belongs to none."""
         names = (BASE, *self.names)
+        for name in filter(is_replicate, names):
+            expected = "a name without @, which names trainings with several seeds"
+            yield ConfigProblem(key="strategies", expected=expected, got=name)
         for name in {name for name in names if names.count(name) > 1}:
             expected = "a name of its own for every model, the base included"
             yield ConfigProblem(key="strategies", expected=expected, got=name)
@@ -137,16 +136,10 @@ def survey(
         )
     with clock("prompts"):
         prompted = _prompted(spec, subjects, pictures, out)
-    with clock("battery"):
-        checks = _checked(spec, subjects, pictures, observe)
     run = Run(
         kind="evaluate",
         spec=spec,
-        evidence=replace(
-            evidence,
-            aggregates=evidence.aggregates + prompted,
-            checks=evidence.checks + checks,
-        ),
+        evidence=replace(evidence, aggregates=evidence.aggregates + prompted),
         seconds=clock.seconds,
         base=subjects[0].family,
         trained_epsilon=float(spec.trained_epsilon),
@@ -196,28 +189,20 @@ def _digests(deployed: Sequence[Subject]) -> dict[str, str]:
 def _built(
     spec: SurveySpec, base: Family, material: Material, out: Path, observe: Observer
 ) -> list[Subject]:
-    def built(name: str) -> Subject:
-        return build(
-            name,
-            spec.strategies[name],
-            base,
-            material,
-            seed=spec.seed,
-            observe=observe,
-            folder=out / "checkpoints",
-        ).subject
+    jobs = [
+        (subject, strategy, seed)
+        for name, strategy in spec.strategies.items()
+        for subject, seed in strategy.trainings(name, spec.seed)
+    ]
+    with until_left(observe) as watch:
 
-    return list(Workers.suited_to(material.images).map(built, list(spec.strategies)))
+        def built(job: tuple[str, Strategy, int]) -> Subject:
+            folder = out / "checkpoints"
+            name, strategy, seed = job
+            made = build(name, strategy, base, material, seed=seed, observe=watch, folder=folder)
+            return made.subject
 
-
-def _checked(
-    spec: SurveySpec, subjects: Sequence[Subject], pictures: Pictures, observe: Observer
-) -> tuple[Check, ...]:
-    if spec.battery is None:
-        return ()
-    named = {subject.name: subject for subject in subjects}
-    judged = named.get(HARDENED, subjects[0])
-    return battery(subjects[0], judged, pictures, spec.battery, seed=spec.seed, observe=observe)
+        return list(Workers.suited_to(material.images).map(built, jobs))
 
 
 def _prompted(

@@ -16,6 +16,9 @@ __all__ = [
     "Metrics",
     "budget_text",
     "epsilon_text",
+    "is_replicate",
+    "replicate",
+    "stem",
 ]
 
 BASE: Final = "base"
@@ -29,6 +32,9 @@ PARTS: Final = ("part_adapter", "part_preprocessing")
 """The adapter without its preprocessing, and the preprocessing without the adapter."""
 
 SUBJECTS: Final = (BASE, HARDENED, *PARTS, *CONTROLS)
+
+_SEED: Final = "@"
+"""Between the name of a defense and the seed it was trained with, where there are several."""
 
 NO_ATTACK: Final = "none"
 """Attack of an aggregate measured on clean inputs; its epsilon is 0."""
@@ -75,3 +81,18 @@ def epsilon_text(epsilon: float) -> str:
 def budget_text(size: float, norm: str) -> str:
     """A budget as people write it: largest changes of pixels as fractions of 255, others plain."""
     return f"{epsilon_text(size) if norm == 'linf' else f'{size:g}'} {norm}"
+
+
+def replicate(name: str, seed: int) -> str:
+    """What a defense is called that was trained with one of several seeds."""
+    return f"{name}{_SEED}{seed}"
+
+
+def is_replicate(subject: str) -> bool:
+    """Whether a subject is one of several trainings of a defense."""
+    return _SEED in subject
+
+
+def stem(subject: str) -> str:
+    """The defense a subject is a training of; any other subject is its own."""
+    return subject.partition(_SEED)[0]

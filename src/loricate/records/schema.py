@@ -156,6 +156,7 @@ class Aggregate(_Frozen):
         objective: Registry key; ``worst_case`` beside ``strongest``, ``none`` beside ``none``.
         epsilon: Radius in domain units, 0 on clean inputs.
         norm: ``linf``, ``l2`` or ``l1``.
+        variant: Tells apart attacks that agree in everything else, such as ``5 draws``.
         metric: What was measured.
         n: Samples behind the value.
         value: Point estimate.
@@ -171,6 +172,7 @@ class Aggregate(_Frozen):
     objective: str
     epsilon: float
     norm: str = "linf"
+    variant: str = ""
     metric: str
     n: Count
     value: float
@@ -399,12 +401,13 @@ class SampleRow(_Frozen):
     """What one attack did to one sample of one model.
 
     Args:
-        subject: As in ``Aggregate``; so are the next five fields.
+        subject: As in ``Aggregate``; so are the next six fields.
         surface: What was attacked.
         attack: How.
         objective: Towards what.
         epsilon: Radius in domain units.
         norm: Norm of the ball.
+        variant: As in ``Aggregate``.
         seed: Root seed of the trial.
         sample: Index of the sample.
         restart: Which restart, where rows are kept for each.
@@ -417,6 +420,7 @@ class SampleRow(_Frozen):
     objective: str
     epsilon: float
     norm: str = "linf"
+    variant: str = ""
     seed: int
     sample: Count
     restart: int | None = None
@@ -427,4 +431,5 @@ class SampleRow(_Frozen):
         """What makes the row unique, in sorting order."""
         trial = (self.subject, self.surface, self.attack, self.objective)
         restart = -1 if self.restart is None else self.restart
-        return (*trial, self.norm, self.epsilon, self.seed, self.sample, restart)
+        budget = (self.norm, self.epsilon, self.variant)
+        return (*trial, *budget, self.seed, self.sample, restart)

@@ -178,6 +178,7 @@ def _tables(record: RunRecord) -> list[tuple[str, list[Aggregate]]]:
             a.objective,
             a.norm,
             a.epsilon,
+            a.variant,
             subject_order(a.subject),
         )
 

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from loricate.records.names import SUBJECTS, epsilon_text
+from loricate.records.names import SUBJECTS, epsilon_text, is_replicate
 from loricate.records.schema import Aggregate, Criterion, RankRow, SpectrumRow
 from loricate.report.svg import INK, MUTED, RULE, SLOTS, STYLE, slot_color
 from loricate.report.words import metric_label, number, plain
@@ -85,6 +85,7 @@ def slots_of(subjects: Sequence[str]) -> dict[str, str]:
     """A color slot for every subject, the same in every figure of a report."""
     others = [slot for slot in SLOTS if slot.startswith("other")]
     strange = [subject for subject in dict.fromkeys(subjects) if subject not in SUBJECTS]
+    strange.sort(key=is_replicate)
     known = {subject: subject for subject in SUBJECTS if subject in subjects}
     return known | {s: others[index % len(others)] for index, s in enumerate(strange)}
 

@@ -13,6 +13,7 @@ from loricate.records.names import (
     STRONGEST,
     SUBJECTS,
     Metrics,
+    is_replicate,
 )
 from loricate.records.schema import Aggregate, RunRecord
 from loricate.report import charts, words
@@ -41,6 +42,9 @@ class Chart:
 
 def draw_figures(record: RunRecord, sheet: SvgSheet) -> dict[str, list[Chart]]:
     """The charts of every section of the report; a section without evidence has none."""
+    # Of several trainings their defense is shown, with an interval over all of them.
+    shown = tuple(a for a in record.aggregates if not is_replicate(a.subject))
+    record = record.model_copy(update={"aggregates": shown})
     return {
         "attack": list(_worst_cases(record, sheet)),
         "attacks": list(_single_attacks(record, sheet)),
@@ -70,9 +74,10 @@ def _single_attacks(record: RunRecord, sheet: SvgSheet) -> Iterator[Chart]:
     attacks: dict[tuple[str, ...], list[Aggregate]] = {}
     for a in record.aggregates:
         if a.metric == Metrics.ATTACK_SUCCESS and a.attack not in (STRONGEST, NO_ATTACK):
-            attacks.setdefault((a.surface, a.attack, a.objective, a.norm), []).append(a)
-    for key, points in attacks.items():
-        title = ", ".join(words.plain(part) for part in key if part != NO_ATTACK)
+            key = (a.surface, a.attack, a.objective, a.norm, a.variant)
+            attacks.setdefault(key, []).append(a)
+    for names, points in attacks.items():
+        title = ", ".join(words.plain(part) for part in names if part not in ("", NO_ATTACK))
         yield _epsilon_chart(_series(record, points), sheet, title=title)
 
 
@@ -151,8 +156,9 @@ def _spectra(record: RunRecord, sheet: SvgSheet) -> Iterator[Chart]:
 
 
 def subject_order(subject: str) -> tuple[int, str]:
-    """Sorting key that puts the base first and the controls last."""
-    return (SUBJECTS.index(subject) if subject in SUBJECTS else len(SUBJECTS)), subject
+    """Sorting key that puts the base first, then the controls, and single trainings last."""
+    place = SUBJECTS.index(subject) if subject in SUBJECTS else len(SUBJECTS)
+    return place + is_replicate(subject), subject
 
 
 def clean_table(record: RunRecord) -> dict[str, dict[str, Aggregate]]:

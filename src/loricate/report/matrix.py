@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from loricate.records.names import NO_ATTACK, NO_OBJECTIVE, STRONGEST, Metrics, budget_text
+from loricate.records.condition import Condition
+from loricate.records.names import NO_ATTACK, STRONGEST, Metrics, is_replicate
 from loricate.records.schema import Aggregate, RunRecord
 from loricate.report.figures import clean_table, subject_order
-from loricate.report.words import metric_label, plain
+from loricate.report.words import condition_label, metric_label
 
 __all__ = ["Matrix", "MatrixRow", "matrices"]
 
@@ -67,10 +68,10 @@ def matrices(record: RunRecord) -> tuple[Matrix, ...]:
 
 
 def _matrix(record: RunRecord, metric: str) -> Matrix:
-    attacks: dict[tuple[str, ...], dict[str, Aggregate]] = {}
+    attacks: dict[Condition, dict[str, Aggregate]] = {}
     for a in record.aggregates:
         if a.metric == metric and a.attack != NO_ATTACK and _is_shown(a, record.verdict.epsilon):
-            attacks.setdefault(_key(a), {})[a.subject] = a
+            attacks.setdefault(Condition.of(a), {})[a.subject] = a
     ordered = sorted(attacks.items(), key=lambda item: _place(*item[1].values()))
     subjects = dict.fromkeys(subject for cells in attacks.values() for subject in cells)
     return Matrix(
@@ -84,30 +85,30 @@ def _matrix(record: RunRecord, metric: str) -> Matrix:
 def _clean(record: RunRecord, metrics: Sequence[str]) -> Iterator[MatrixRow]:
     table = clean_table(record)
     for metric in metrics:
-        cells = {subject: row[metric] for subject, row in table.items() if metric in row}
+        cells = {
+            subject: row[metric]
+            for subject, row in table.items()
+            if metric in row and not is_replicate(subject)
+        }
         if cells:
             label = f"clean: {metric_label(metric)}"
             yield MatrixRow(label=label, cells=cells, best=frozenset())
 
 
 def _is_shown(a: Aggregate, epsilon: float | None) -> bool:
+    if is_replicate(a.subject):  # its defense is shown, with an interval over all trainings
+        return False
     return a.norm != "linf" or epsilon is None or abs(a.epsilon - epsilon) < 1e-9
-
-
-def _key(a: Aggregate) -> tuple[str, ...]:
-    return a.surface, a.attack, a.objective, a.norm, str(a.epsilon)
 
 
 def _place(*aggregates: Aggregate) -> tuple[object, ...]:
     first = aggregates[0]
-    return first.attack != STRONGEST, -max(a.value for a in aggregates), _key(first)
+    return first.attack != STRONGEST, -max(a.value for a in aggregates), Condition.of(first)
 
 
 def _row(aggregates: Sequence[Aggregate]) -> MatrixRow:
-    first = aggregates[0]
-    words = (plain(w) for w in (first.attack, first.objective) if w != NO_OBJECTIVE)
     return MatrixRow(
-        label=f"{', '.join(words)}, {budget_text(first.epsilon, first.norm)}",
+        label=condition_label(Condition.of(aggregates[0])),
         cells={a.subject: a for a in aggregates},
         best=frozenset(_best(aggregates)),
     )

@@ -4,13 +4,15 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from loricate.records.names import Metrics
+from loricate.records.condition import Condition
+from loricate.records.names import NO_ATTACK, NO_OBJECTIVE, Metrics, budget_text
 from loricate.records.schema import Aggregate, Criterion
 
 __all__ = [
     "CHECKS",
     "PICTURE_COLUMNS",
     "CheckMeaning",
+    "condition_label",
     "criterion_number",
     "duration",
     "interval",
@@ -60,16 +62,6 @@ CHECKS: Final = {
         question="Did a larger budget fail to make the attack stronger?",
         remedy="The attack is stuck at the larger budget. Scale its step size with epsilon, or "
         "start it from the best result of the smaller one.",
-    ),
-    "more_steps_not_stronger": CheckMeaning(
-        question="Did more steps fail to make the attack stronger?",
-        remedy="Either the attack has converged, which the curve shows by being flat, or its step "
-        "size is wrong. Sweep the step size.",
-    ),
-    "transfer_beats_white_box": CheckMeaning(
-        question="Does an attack made on the base beat one made on the model itself?",
-        remedy="The white-box attack is being masked. Attack through everything deployed, and "
-        "average the gradient over the random draws of the defense.",
     ),
     "budget_after_rounding": CheckMeaning(
         question="Does an attacked picture leave its budget once rounded to 8 bits?",
@@ -188,6 +180,15 @@ def metric_label(metric: str) -> str:
 def plain(key: str) -> str:
     """A key as words."""
     return key.replace("_", " ")
+
+
+def condition_label(condition: Condition) -> str:
+    """Attack, objective and budget in words."""
+    if condition.attack == NO_ATTACK:
+        return "clean"
+    keys = (key for key in (condition.attack, condition.objective) if key != NO_OBJECTIVE)
+    words = [*map(plain, keys), condition.variant, budget_text(condition.epsilon, condition.norm)]
+    return ", ".join(filter(None, words))
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -68,8 +68,8 @@ _CHECKS: Final = (
     ("stationary_start", "ok", "base", "every restart left its starting point"),
     ("random_at_least_pgd", "ok", "hardened", "noise reached 11 % of what PGD reached"),
     ("more_epsilon_not_stronger", "ok", "hardened", "success rises with epsilon"),
-    ("more_steps_not_stronger", "warning", "hardened", "100 steps gained 3 % over 50"),
-    ("transfer_beats_white_box", "ok", "hardened", "transfer broke 4 %, white box 16 %"),
+    ("step_curve", "warning", "hardened", "100 steps gained 3 % over 50"),
+    ("knowledge_order", "ok", "hardened", "transfer broke 4 %, white box 16 %"),
     ("budget_after_rounding", "skipped", "control_truncation", "its pictures were not kept"),
 )
 _CAPTIONS: Final = {"clean": "a made-up face", "perturbation": "10 times"}

@@ -7,7 +7,7 @@ import pytest
 
 from loricate.evaluation.aggregates import aggregate, worst_case
 from loricate.evaluation.statistics import bootstrap_mean, wilson
-from loricate.records.schema import SampleRow
+from loricate.records.schema import Aggregate, SampleRow
 
 _WORST = {
     "edit_broken": 0.0,
@@ -113,6 +113,44 @@ def test_radii_subjects_and_norms_are_kept_apart() -> None:
     assert len(worst_case(rows)) == 4
     keys = [(a.subject, a.epsilon, a.norm, a.attack, a.metric) for a in aggregate(rows, 0)]
     assert len(keys) == len(set(keys))
+
+
+def test_variants_are_attacks_of_their_own() -> None:
+    up, down = (_row(0, latent_drift=d).model_copy(update={"variant": v}) for v, d in _SIGNS)
+    both = [up, down]
+    assert {(a.variant, a.value) for a in aggregate(both, 0) if _is_drift(a, "pgd")} == {*_SIGNS}
+    assert _find(both, "latent_drift", "strongest").value == 0.4
+    # Whoever met only one of them has no worst case.
+    alone = up.model_copy(update={"subject": "hardened"})
+    assert {row.subject for row in worst_case([*both, alone])} == {"base"}
+
+
+_SIGNS = (("ascent", 0.3), ("descent", 0.4))
+
+
+def _is_drift(a: Aggregate, attack: str) -> bool:
+    return (a.metric, a.attack) == ("latent_drift", attack)
+
+
+def test_trainings_count_each_for_itself_and_together() -> None:
+    drifts = {"encoder@0": [0.1, 0.3], "encoder@1": [0.5, 0.7]}
+    rows = [
+        _row(i, latent_drift=d, edit_broken=float(d > 0.4)).model_copy(update={"subject": name})
+        for name, values in drifts.items()
+        for i, d in enumerate(values)
+    ]
+    found = {a.subject: a for a in aggregate(rows, 0) if _is_drift(a, "pgd")}
+    means = {name: a.value for name, a in found.items()}
+    assert means == pytest.approx({"encoder@0": 0.2, "encoder@1": 0.6, "encoder": 0.4})
+    together = found["encoder"]
+    assert (together.n, together.method) == (4, "crossed bootstrap")
+    assert (together.low, together.high) == pytest.approx((0.1, 0.7))
+    rates = {a.subject: a.value for a in aggregate(rows, 0) if _is_rate(a)}
+    assert rates == {"encoder@0": 0.0, "encoder@1": 1.0, "encoder": 0.5}
+
+
+def _is_rate(a: Aggregate) -> bool:
+    return (a.metric, a.attack) == ("edit_attack_success_rate", "pgd")
 
 
 def test_no_rows_no_numbers() -> None:

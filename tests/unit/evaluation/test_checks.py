@@ -2,7 +2,7 @@
 
 import pytest
 
-from loricate.evaluation.checks import curve_check, row_checks, transfer_check
+from loricate.evaluation.checks import row_checks
 from loricate.records.schema import Aggregate, Check, SampleRow
 
 _EPSILON = 8 / 255
@@ -111,24 +111,3 @@ def test_other_subjects_are_other_checks() -> None:
     bad = {"first_gradient": 0.0, "objective": 0.0, "delta_size": 1.0}
     rows = [*_ROWS, _row(subject="base", values=bad)]
     assert {check.level for check in _checks(rows).values()} == {"ok"}
-
-
-@pytest.mark.parametrize(("moved", "level"), [(0.30, "ok"), (0.40, "ok"), (0.45, "error")])
-def test_transfer(moved: float, level: str) -> None:
-    check = transfer_check("hardened", [moved - 0.1, moved + 0.1], [0.4, 0.4])
-    assert (check.name, check.subject, check.level) == (
-        "transfer_beats_white_box",
-        "hardened",
-        level,
-    )
-    assert check.data == {"transfer": pytest.approx(moved), "white_box": pytest.approx(0.4)}
-
-
-@pytest.mark.parametrize(
-    ("drifts", "level"),
-    [({5: 0.2, 25: 0.3, 50: 0.31}, "ok"), ({50: 0.31, 5: 0.2}, "ok"), ({5: 0.3, 25: 0.2}, "error")],
-)
-def test_more_steps(drifts: dict[int, float], level: str) -> None:
-    check = curve_check("base", drifts)
-    assert (check.name, check.level) == ("more_steps_not_stronger", level)
-    assert check.data == {f"steps_{steps}": drift for steps, drift in drifts.items()}

@@ -7,10 +7,12 @@ pytest.importorskip("torch")
 from loricate.attacks.pgd import PGD
 from loricate.attacks.random_noise import RandomNoise
 from loricate.basics.errors import ConfigError
-from loricate.evaluation.plan import Condition, Plan, Trial
+from loricate.evaluation.plan import Plan, Trial
 from loricate.objectives.edit_shift import EditShift
 from loricate.objectives.latent_shift import LatentShift
 from loricate.recipes._defaults import default_plan
+from loricate.records.condition import Condition
+from loricate.records.names import replicate
 from loricate.testing._spec_laws import survives_toml
 
 _PGD = Trial(attack=PGD(), objective=LatentShift(), epsilons=(8 / 255,))
@@ -18,17 +20,10 @@ _PGD = Trial(attack=PGD(), objective=LatentShift(), epsilons=(8 / 255,))
 
 def test_conditions_are_named_by_registry_keys() -> None:
     assert _PGD.condition(8 / 255) == Condition(
-        "vae_encoder", "pgd", "latent_shift", 8 / 255, "linf"
+        "vae_encoder", "pgd", "latent_shift", "linf", 8 / 255
     )
     noise = Trial(attack=RandomNoise(), objective=EditShift(), epsilons=(1 / 255,), norm="l2")
-    assert noise.condition(1 / 255) == Condition("pipeline", "random_noise", "none", 1 / 255, "l2")
-
-
-def test_a_condition_finds_its_rows_again() -> None:
-    condition = _PGD.condition(8 / 255)
-    row = condition.row("base", 7, 3)
-    assert Condition.of_row(row) == condition
-    assert (row.subject, row.sample, row.seed) == ("base", 7, 3)
+    assert noise.condition(1 / 255) == Condition("pipeline", "random_noise", "none", "l2", 1 / 255)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +43,13 @@ def test_rows_that_could_not_be_told_apart_are_refused(changes) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"epsilons": (4 / 255,)}, {"norm": "l2"}, {"objective": EditShift()}]
+    "changes",
+    [
+        {"epsilons": (4 / 255,)},
+        {"norm": "l2"},
+        {"objective": EditShift()},
+        {"variant": "5 draws", "eot_samples": 5},
+    ],
 )
 def test_other_conditions_are_welcome(changes) -> None:
     fields = {"attack": PGD(), "objective": LatentShift(), "epsilons": (8 / 255,)}
@@ -62,6 +63,18 @@ def test_disjoint_subjects_may_share_a_condition() -> None:
     ]
     assert Plan(trials=tuple(trials)).trials[1].includes("hardened")
     assert not trials[0].includes("hardened")
+
+
+@pytest.mark.parametrize("variant", ["../up", "a/b", "x" * 41, "tab\t"])
+def test_a_variant_has_to_be_fit_for_the_name_of_a_file(variant: str) -> None:
+    with pytest.raises(ConfigError, match="variant"):
+        Trial(attack=PGD(), objective=LatentShift(), epsilons=(0.1,), variant=variant)
+
+
+def test_a_trial_for_a_defense_is_for_each_of_its_trainings() -> None:
+    trial = Trial(attack=PGD(), objective=LatentShift(), epsilons=(0.1,), subjects=("encoder",))
+    assert trial.includes(replicate("encoder", 3))
+    assert not trial.includes(replicate("denoiser", 3))
 
 
 @pytest.mark.parametrize("size", ["quick", "standard", "full"])

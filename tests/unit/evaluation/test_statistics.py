@@ -107,12 +107,26 @@ def test_nan_and_infinity_are_refused(bad: list[float]) -> None:
         bootstrap_mean(bad, seed=0)
 
 
+def test_several_trainings_widen_the_interval() -> None:
+    rng = np.random.default_rng(3)
+    samples = rng.normal(size=40)
+    alike = np.stack([samples] * 3)
+    apart = alike + np.array([[-1.0], [0.0], [1.0]])
+    one, three = bootstrap_mean(samples, seed=0), bootstrap_mean(alike, seed=0)
+    # Trainings that end alike add nothing, and the samples are drawn as without them.
+    assert (three.value, three.low, three.high) == pytest.approx((one.value, one.low, one.high))
+    spread = bootstrap_mean(apart, seed=0)
+    assert spread.value == pytest.approx(one.value)
+    assert spread.high - spread.low > 2 * (one.high - one.low)
+    assert bootstrap_difference(apart, alike, seed=0).value == pytest.approx(0.0)
+
+
 def test_a_negative_ratio_is_refused() -> None:
     with pytest.raises(NumericalError, match="at least 0"):
         bootstrap_ratio([-1.0], [1.0], seed=0)
 
 
-@pytest.mark.parametrize("bad", [[], [[1.0]]])
+@pytest.mark.parametrize("bad", [[], [[[1.0]]]])
 def test_shapes_are_checked(bad: object) -> None:
     with pytest.raises(ShapeError):
         bootstrap_mean(bad, seed=0)

@@ -138,15 +138,15 @@ def test_another_epsilon_or_norm_is_no_evidence() -> None:
 
 
 def test_an_error_check_fails_and_a_failure_outweighs_an_open_question() -> None:
-    error = Check(name="transfer_beats_white_box", level="error", subject="hardened", message="")
+    error = Check(name="knowledge_order", level="error", subject="hardened", message="")
     evidence = replace(_evidence({_BASE: None}), checks=[_OK, error])
     verdict = decide(evidence, Thresholds())
     assert verdict.status == "fail"
-    assert verdict.criteria[-1].note == "transfer_beats_white_box"
+    assert verdict.criteria[-1].note == "knowledge_order"
 
 
 def test_a_warning_does_not_fail() -> None:
-    warning = Check(name="more_steps_not_stronger", level="warning", subject="base", message="")
+    warning = Check(name="step_curve", level="warning", subject="base", message="")
     evidence = replace(_evidence({}), checks=[_OK, warning])
     assert decide(evidence, Thresholds()).status == "pass"
 

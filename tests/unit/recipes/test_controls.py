@@ -9,10 +9,10 @@ pytest.importorskip("torch")
 
 import torch
 
-from loricate.core.training import silent
+from loricate.core.training import silent, until_left
 from loricate.evaluation.subjects import Subject
 from loricate.families.sd15 import SD15
-from loricate.recipes.harden import _Controls, _train, _until_left, resolve
+from loricate.recipes.harden import _Controls, _train, resolve
 from loricate.surfaces.attach import pristine_copy
 from loricate.testing.pipelines import smooth_pictures
 
@@ -45,7 +45,7 @@ def test_two_trainings_at_a_time_find_what_one_finds(tmp_path: Path) -> None:
 
 def test_what_an_observer_watches_stops_when_the_block_is_left() -> None:
     seen = []
-    with _until_left(lambda *event: seen.append(event)) as observe:
+    with until_left(lambda *event: seen.append(event)) as observe:
         observe("harden", 1, 2, {})
     assert seen == [("harden", 1, 2, {})]
     with pytest.raises(KeyboardInterrupt):
