@@ -1,5 +1,6 @@
 """Files below paths, under each of their names, and why others cannot be read."""
 
+import errno
 import re
 import stat
 from collections.abc import Iterator, Sequence
@@ -20,10 +21,12 @@ class Found(NamedTuple):
     Args:
         path: The file or folder, as it was reached.
         trouble: Why it cannot be read, or ``None``.
+        is_hidden: Whether there may be something in it all the same, for whoever can read it.
     """
 
     path: Path
     trouble: str | None = None
+    is_hidden: bool = False
 
 
 def files_of(paths: Sequence[Path]) -> tuple[Found, ...]:
@@ -74,7 +77,9 @@ def _below(path: Path, entered: set[_Identity]) -> Iterator[Found]:
                 with path.open("rb"):
                     yield Found(path)
         except OSError as error:
-            yield Found(path, error.strerror or str(error))
+            # A link that leads nowhere, or around in a circle, leads nobody to anything.
+            is_nothing = error.errno in (errno.ENOENT, errno.ELOOP)
+            yield Found(path, error.strerror or str(error), is_hidden=not is_nothing)
 
 
 def _identity(path: Path) -> _Identity:

@@ -10,7 +10,7 @@ from loricate.basics import registry
 from loricate.basics.errors import LoricateError
 from loricate.integrity._base_model import Base
 from loricate.integrity._keys import is_adapter
-from loricate.integrity._walk import files_of
+from loricate.integrity._walk import Found, files_of
 from loricate.integrity.finding import Finding, NotVerified, Severity
 from loricate.integrity.rule import Rule
 from loricate.integrity.subject import Content, Subject
@@ -36,8 +36,8 @@ class Judged:
         not_verified: What could not be judged.
         passed: Keys of the rules that looked at all of it and found nothing.
         not_applicable: Keys of the rules that had nothing to look at in it.
-        is_open: Whether a rule broke down or an essential one could not judge something, so that it
-            does not pass.
+        is_open: Whether it could not be read, a rule broke down, or an essential one could not
+            judge something, so that it does not pass.
     """
 
     path: str
@@ -85,8 +85,8 @@ class ScanReport:
             fail_on: The least severity that fails.
 
         Returns:
-            ``inconclusive`` where no rule could judge anything, an essential one not all, or one
-            broke down.
+            ``inconclusive`` where no rule could judge anything, an essential one not all, one broke
+            down, or a file or folder could not be read.
         """
         if any(each.severity.level >= fail_on.level for each in self.findings):
             return "fail"
@@ -124,14 +124,16 @@ def scan(
     judged = []
     # The digest is taken beside the rules; hashing gives up Python's lock.
     with ThreadPoolExecutor(1) as pool:
-        for path, trouble in found:
-            subject = Subject(path, base=model)
-            judged.append(_troubled(subject, trouble) if trouble else _judge(subject, checks, pool))
+        for each in found:
+            subject = Subject(each.path, base=model)
+            is_read = each.trouble is None
+            judged.append(_judge(subject, checks, pool) if is_read else _troubled(subject, each))
             observer("scan", len(judged), len(found))
     return ScanReport(subjects=tuple(judged))
 
 
-def _troubled(subject: Subject, why: str) -> Judged:
+def _troubled(subject: Subject, found: Found) -> Judged:
+    why = found.trouble or ""
     return Judged(
         path=str(subject.path),
         content=subject.content,
@@ -139,6 +141,7 @@ def _troubled(subject: Subject, why: str) -> Judged:
         findings=(),
         not_verified=(NotVerified(rule=_BY_SCAN, path=str(subject.path), why=why),),
         passed=(),
+        is_open=found.is_hidden,
     )
 
 
