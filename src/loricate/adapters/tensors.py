@@ -33,8 +33,8 @@ __all__ = [
     "to_storage",
 ]
 
-MAX_HEADER_BYTES = 100_000_000
-"""What the safetensors library itself accepts."""
+MAX_HEADER_BYTES = 50_000_000
+"""Half of what the safetensors library accepts, and a hundred times what any model has."""
 
 MAX_TENSORS = 65_536
 """Several times what any model has; the header of more costs more memory than a check may take."""

@@ -59,7 +59,8 @@ class Header(Rule):
     in front or unusual whitespace between (medium, a hidden channel), fields of tensors that no
     specification knows (medium), and padding (low). The strict reader also refuses more than
     65,536 tensors, several times what any model has, and a header of more than they need: parsing
-    either can take any amount of memory. It reads the raw JSON, so it sees what parsers resolve. It does not see a channel in the numbers or the order of tensors.
+    either can take any amount of memory. It reads the raw JSON, so it sees what parsers resolve. It
+    does not see a channel in the numbers or the order of tensors.
 
     Args:
         max_padding: Blanks in a row that writers may need, in bytes.
