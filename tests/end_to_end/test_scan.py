@@ -142,7 +142,9 @@ def test_no_file_takes_half_a_gibibyte_of_memory(name, tmp_path) -> None:
             entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
             header = json.dumps(dict.fromkeys(map(str, range(300_000)), entry)).encode()
         case "text.safetensors":
-            header = b'{"__metadata__": {"k": "' + b"ab, " * 12_000_000 + b'"}}'
+            header = (
+                b'{"__metadata__": {"k": "' + "\U0001f600".encode() + b"a, b" * 7_000_000 + b'"}}'
+            )
         case _:
             path.write_bytes((b"S'" + b"\xff" * 60_000 + b"'\n0") * 1_600 + bomb)
     if path.suffix == ".safetensors":
