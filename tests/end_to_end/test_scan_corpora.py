@@ -3,11 +3,13 @@
 import pytest
 
 from loricate import models
+from loricate.adapters.tensors import TensorFile
 from loricate.cli.main import run
 from loricate.integrity.finding import Severity
 from loricate.integrity.scan import all_rules, scan
 from loricate.integrity.subject import Content
 from loricate.testing.corpora import pickles
+from loricate.testing.corpora._held_out import HELD_OUT, OPEN
 from loricate.testing.corpora.benign import BENIGN
 from loricate.testing.corpora.hostile import HOSTILE
 
@@ -29,6 +31,25 @@ def test_hostile_files_are_flagged_by_the_rule_that_has_to_fire(case, rules, tmp
         # The gravest comes first.
         found = next((each.severity for each in report.findings if each.rule == rule), None)
         assert found == severity, (rule, words(report.findings))
+
+
+@pytest.mark.parametrize("base", [None, models.path()], ids=["alone", "with base"])
+@pytest.mark.parametrize("case", OPEN, ids=lambda case: case.name)
+def test_what_no_rule_can_judge_stays_open_module_by_module(case, base, rules, tmp_path):
+    path = case.build(tmp_path)
+    report = scan([path], base=base, rules=rules)
+    assert report.outcome() == "inconclusive"
+    modules = {name.partition(".")[0] for name in TensorFile(path)}
+    listed = [each for each in report.not_verified if each.rule == "unjudged_updates"]
+    assert {each.where for each in listed} == modules
+    assert all(each.why.startswith(("OFT, ", "GLoRA, ")) for each in listed)
+
+
+def test_rows_in_another_order_take_a_base_to_be_seen(rules, tmp_path):
+    (case,) = (each for each in HELD_OUT if each.name == "rows_permuted")
+    path = case.build(tmp_path)
+    assert scan([path], rules=rules).outcome(Severity.MEDIUM) == "pass"  # as the page says
+    assert scan([path], base=models.path(), rules=rules).outcome() == "fail"
 
 
 ALONE = [(case, None) for case in BENIGN]

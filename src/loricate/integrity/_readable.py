@@ -21,16 +21,19 @@ from loricate.integrity._keys import PEFT_PREFIX, Part, part_of, place_of
 from loricate.integrity._products import loha, lokr, multiplied
 from loricate.lowrank.factors import LowRank
 
-__all__ = ["Readable", "readable_part"]
+__all__ = ["DORA", "Readable", "readable_part"]
 
 _UNNAMED = "model"
 # Beyond it a product of factors overflows anyhow.
 _HUGE = 1e300
 _LEVELS = re.compile(r"_(?=\d)|(?<=\d)_")
 
+DORA = "DoRA, whose magnitudes set the size of the weight"
+"""Why a module is left out whose factors are read, and whose magnitudes a rule compares."""
+
 # Kinds whose numbers are not read, and what they are called. Others are findings by their names.
 _UNREAD = {
-    "dora": "DoRA, whose magnitudes set the size of the weight",
+    "dora": DORA,
     "oft": "OFT, which turns the weight",
     "glora": "GLoRA, which multiplies the weight",
     "ia3": "IA3, which multiplies what goes in or out",
@@ -45,10 +48,12 @@ class Readable(NamedTuple):
     Args:
         adapter: Updates; of two that mean one module, the larger one.
         left_out: Why others cannot be read, by module as the file spells it.
+        placed: Where modules attach, by the same spelling; empty for a plain adapter.
     """
 
     adapter: Adapter
     left_out: Mapping[str, str]
+    placed: Mapping[str, Target] = {}
 
 
 def readable_part(
@@ -68,6 +73,7 @@ def readable_part(
     names = _Names(base)
     updates: dict[Target, Update] = {}
     left_out: dict[str, str] = {}
+    placed: dict[str, Target] = {}
     for module, parts in _grouped(file).items():
         if unread := sorted({part.kind for part in parts} & _UNREAD.keys()):
             left_out[module] = "; ".join(_UNREAD[kind] for kind in unread)
@@ -78,9 +84,10 @@ def readable_part(
             continue
         if factors is not None:
             target, update = names.placed(module, factors)
+            placed[module] = target
             twin = updates.get(target)
             updates[target] = update if twin is None else _larger(update, twin)
-    return Readable(Adapter(updates, dict(file.metadata)), left_out)
+    return Readable(Adapter(updates, dict(file.metadata)), left_out, placed)
 
 
 def _grouped(file: TensorFile) -> dict[str, list[Part]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from loricate.basics.errors import NumericalError
+from loricate.integrity._readable import DORA
 from loricate.integrity._reading import adapter_of, tensors_of
 from loricate.integrity.finding import Finding, NotVerified, Severity
 from loricate.integrity.rule import Rule
@@ -19,8 +20,9 @@ class UnjudgedUpdates(Rule):
     """Modules of an adapter whose update has no numbers that could be judged.
 
     Plain pairs, pairs of embeddings, LoHa and LoKr are judged module by module, whatever else a
-    file holds. Lists each module of another kind (DoRA, OFT, GLoRA, IA3, biases, unknown tensors),
-    or with factors that do not belong together, as not verified. Such a file does not pass: the
+    file holds; so are the factors of DoRA, and its magnitudes by ``dora_magnitude``. Lists each
+    module of another kind (OFT, GLoRA, IA3, biases, unknown tensors), or with factors that do not
+    belong together, as not verified. Such a file does not pass: the
     verdict is inconclusive, since what nobody has looked at may be all there is to it. The same
     holds for tensors in a pickle: that it imports nothing odd says nothing of its numbers.
 
@@ -41,7 +43,9 @@ class UnjudgedUpdates(Rule):
         tensors_of(subject)
         readable = subject.readable
         for module, why in readable.left_out.items() if readable is not None else ():
-            yield self.not_verified(subject, why, where=module)
+            is_judged = why == DORA and readable is not None and module in readable.placed
+            if not is_judged:
+                yield self.not_verified(subject, why, where=module)
         if readable is not None and not readable.left_out:
             adapter_of(subject)
         try:

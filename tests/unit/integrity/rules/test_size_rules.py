@@ -105,7 +105,6 @@ def test_a_rank_that_fades_at_once_is_a_mere_claim(judged, rng, decay, fires):
     ("more", "outcome"),
     [
         ({}, "pass"),
-        ({".dora_scale": (SIDE, 1)}, "inconclusive"),
         ({".oft_blocks": (2, 4, 4)}, "inconclusive"),
         ({".on_input": ()}, "inconclusive"),
     ],
