@@ -167,3 +167,15 @@ def test_parts_can_be_read_in_any_order() -> None:
     part.file.seek(2)
     part.file.seek(1, io.SEEK_CUR)
     assert (part.file.read(2), part.file.tell()) == (b"34", 5)
+
+
+def test_imports_of_all_pickles_together_are_bounded(tmp_path) -> None:
+    path = tmp_path / "x.pkl"
+    streams = [
+        b"".join(b"cos\nname%d_%d\n0" % (i, j) for j in range(9_000)) + b"N." for i in range(3)
+    ]
+    path.write_bytes(b"".join(streams))
+    found = read_pickles(path)
+    assert len(found.imports) == 20_000
+    assert [each.why for each in found.obstacles] == ["more imports than can be listed"]
+    assert not found.obstacles[0].is_chance
