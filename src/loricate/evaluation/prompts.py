@@ -23,6 +23,7 @@ from loricate.integrity.digest import digest
 from loricate.metrics.embedding_drift import EmbeddingDrift
 from loricate.objectives.embedding_shift import EmbeddingShift
 from loricate.records.io import write_atomically
+from loricate.surfaces.gated import whole_state
 
 __all__ = ["PromptEvaluation", "PromptRow", "PromptTrial"]
 
@@ -178,9 +179,9 @@ class _Weights:
 
     @classmethod
     def of(cls, family: Family) -> "_Weights":
-        parts = [digest(family.module(part).state_dict()) for part in get_args(Component)]
+        parts = [digest(whole_state(family.module(part))) for part in get_args(Component)]
         whole = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-        return cls(digest(family.module("text_encoder").state_dict()), whole)
+        return cls(digest(whole_state(family.module("text_encoder"))), whole)
 
 
 def _found_in(rows: Sequence[PromptRow]) -> _Found:

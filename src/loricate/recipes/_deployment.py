@@ -13,6 +13,7 @@ from loricate.core.defense import InputDefense
 from loricate.core.family import Component, Family
 from loricate.evaluation.subjects import Subject
 from loricate.surfaces.attach import load
+from loricate.surfaces.gated import is_gated, load_gated
 
 __all__ = ["Deployment", "adapted", "deploy"]
 
@@ -26,7 +27,8 @@ class Deployment(Spec):
 
     Args:
         name: What the record calls it.
-        adapters: Adapter file or folder of any form, by the part of the pipeline it goes on.
+        adapters: Adapter file or folder of any form, a gated one among them, by the part of the
+            pipeline it goes on.
         defenses: Preprocessing in front of the encoder, in order.
     """
 
@@ -66,11 +68,14 @@ def adapted(base: Family, component: Component, path: Path) -> Family:
     Args:
         base: The pipeline.
         component: The part.
-        path: Adapter file or folder of any form.
+        path: Adapter file or folder of any form, or a gated adapter.
 
     Raises:
         LoricateError: The adapter cannot be read, or does not fit the part.
     """
     module = copy.deepcopy(base.module(component))
-    load(module, open_adapter(path, component=component).adapter, component)
+    if is_gated(path):
+        load_gated(module, path)
+    else:
+        load(module, open_adapter(path, component=component).adapter, component)
     return base.with_module(component, module)

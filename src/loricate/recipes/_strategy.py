@@ -27,6 +27,7 @@ from loricate.evaluation.subjects import Subject
 from loricate.integrity.digest import digest
 from loricate.records.names import replicate
 from loricate.surfaces.defended import defended
+from loricate.surfaces.gated import whole_state
 
 __all__ = ["Built", "Material", "Strategy", "build"]
 
@@ -190,7 +191,7 @@ class _Job:
         return f"{key_of(type(self.part))}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
 
     def _digest(self, component: Component) -> str:
-        return digest(self.family.module(component).state_dict())
+        return digest(whole_state(self.family.module(component)))
 
     def _target(self) -> Target:
         family, part = self.family, self.part

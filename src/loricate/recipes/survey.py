@@ -31,6 +31,7 @@ from loricate.recipes._run_spec import RunSpec
 from loricate.recipes._strategy import Material, Strategy, build
 from loricate.records.names import BASE, is_replicate
 from loricate.records.schema import Aggregate, RunRecord
+from loricate.surfaces.gated import whole_state
 
 __all__ = ["PromptPlan", "SurveySpec", "survey", "survey_share"]
 
@@ -180,7 +181,7 @@ def _scene(
 def _digests(deployed: Sequence[Subject]) -> dict[str, str]:
     """Digest of every part that an adapter from a file was put on."""
     return {
-        f"{part} of {subject.name}": digest(subject.family.module(part).state_dict())
+        f"{part} of {subject.name}": digest(whole_state(subject.family.module(part)))
         for subject in deployed
         for part in get_args(Component)
     }

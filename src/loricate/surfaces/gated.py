@@ -26,7 +26,16 @@ from loricate.basics.errors import (
 from loricate.basics.seeds import derive_seed
 from loricate.surfaces.attach import target_layers
 
-__all__ = ["GatedAttached", "GatedUpdate", "Gates", "attach_gated", "load_gated", "watched"]
+__all__ = [
+    "GatedAttached",
+    "GatedUpdate",
+    "Gates",
+    "attach_gated",
+    "is_gated",
+    "load_gated",
+    "watched",
+    "whole_state",
+]
 
 _KIND = "loricate.gated_lora"
 _HIDDEN = 16
@@ -270,6 +279,33 @@ def load_gated(module: nn.Module, path: str | Path) -> GatedAttached:
     attached = _attached(module, updates)
     attached.freeze()
     return attached
+
+
+def is_gated(path: str | Path) -> bool:
+    """Whether a file is what ``GatedAttached.save`` writes.
+
+    Args:
+        path: Any file or folder.
+
+    Raises:
+        HostileFileError: It is named as a safetensors file, and is not a safe one.
+    """
+    is_candidate = Path(path).is_file() and Path(path).suffix == ".safetensors"
+    return is_candidate and TensorFile(path).metadata.get("kind") == _KIND
+
+
+def whole_state(module: nn.Module) -> dict[str, Tensor]:
+    """Everything a module computes with: its weights, and the gated updates that sit on it.
+
+    Args:
+        module: Any module; without gates these are its weights.
+    """
+    state = dict(module.state_dict())
+    for path, part in module.named_modules():
+        for update in _hooked(part):
+            gated = update.state_dict() | {"gain": torch.tensor(update.gain)}
+            state |= {f"{path}|{name}": tensor for name, tensor in gated.items()}
+    return state
 
 
 @contextmanager

@@ -5,13 +5,16 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from torch import nn
 
 from loricate.adapters.files import save_adapter
 from loricate.basics.errors import ConfigError
 from loricate.defenses.jpeg import JPEG
 from loricate.families.sd15 import SD15
+from loricate.integrity.digest import digest
 from loricate.recipes._deployment import Deployment, deploy
 from loricate.surfaces.attach import attach, target_layers
+from loricate.surfaces.gated import attach_gated, watched, whole_state
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,25 @@ def test_adapters_go_on_copies_of_their_parts_and_the_rest_is_shared(base, saved
         assert not _same(family.module(component), base.module(component))
     assert base.module("vae").state_dict().keys() == before.keys()
     assert all(torch.equal(base.module("vae").state_dict()[k], v) for k, v in before.items())
+
+
+def test_a_gated_adapter_is_deployed_and_seen_by_the_digest(base, tmp_path) -> None:
+    module = base.module("unet")
+    path = next(p for p, layer in target_layers(module).items() if isinstance(layer, nn.Linear))
+    attached = attach_gated(module, {path: 2}, seed=0)
+    with torch.no_grad():
+        attached.updates[path].b.fill_(0.3)
+    attached.save(tmp_path / "gated.safetensors")
+    attached.detach()
+    deployment = Deployment(name="lord", adapters={"unet": tmp_path / "gated.safetensors"})
+    deployed = deploy(base, deployment).family.module("unet")
+    assert _same(deployed, module)
+    assert digest(whole_state(deployed)) != digest(whole_state(module))
+    assert whole_state(module).keys() == module.state_dict().keys()
+    with watched(deployed) as gates:
+        layer = deployed.get_submodule(path)
+        layer(torch.ones(1, 2, layer.in_features))
+    assert gates.mean().shape == (1,)
 
 
 def test_defenses_stand_in_front(base) -> None:
