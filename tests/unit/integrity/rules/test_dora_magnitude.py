@@ -108,3 +108,16 @@ def test_what_fits_no_weight_is_open(judged, weights, rng, tmp_path, shape):
     found = judged(DoraMagnitude(), tensors, base=tmp_path / "base")
     assert [isinstance(each, NotVerified) for each in found] == [True, True]
     assert {each.where for each in found} == {"unet.proj_in", "unet.nowhere"}
+
+
+def test_a_weight_of_one_axis_is_none_that_fits(judged, tmp_path):
+    flat = {"proj_in.weight": np.ones(12, np.float32)}
+    save_tensors(tmp_path / "base" / UNET, flat)
+    pair = {
+        f"unet.proj_in.lora_{side}.weight": np.zeros(shape, np.float32)
+        for side, shape in (("A", (1, 1)), ("B", (12, 1)))
+    }
+    for shape in ((), (1, 1), (12,), (12, 1)):
+        magnitude = {"unet.proj_in.dora_scale": np.ones(shape, np.float32)}
+        found = judged(DoraMagnitude(), pair | magnitude, base=tmp_path / "base")
+        assert [isinstance(each, NotVerified) for each in found] == [True]
