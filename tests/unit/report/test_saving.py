@@ -1,12 +1,12 @@
 """Figures are written whole or not at all."""
 
 import errno
+import os
 
 import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
-from loricate.records import io
 from loricate.report._saving import save_figure
 
 
@@ -31,7 +31,7 @@ def test_a_full_disk_leaves_the_old_figure(tmp_path, monkeypatch) -> None:
     def full(number: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(io.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         save_figure(Figure(figsize=(1, 1)), path)
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
