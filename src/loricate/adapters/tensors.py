@@ -196,7 +196,7 @@ def to_storage(array: Array) -> Shaped[np.ndarray, "..."]:
 
 
 def is_moderate(header: bytes) -> bool:
-    """Whether parsing a header takes no more memory than that of ``MAX_TENSORS`` tensors.
+    """Whether parsing JSON takes no more memory than a header of ``MAX_TENSORS`` tensors.
 
     Args:
         header: The text as it stands in the file.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from loricate.basics.files import write_atomically
 from loricate.basics.spec import Spec, to_toml
 from loricate.core.against import Against
 from loricate.core.family import Component, EditSettings, Family
@@ -22,7 +23,6 @@ from loricate.evaluation.subjects import FeatureSpace
 from loricate.integrity.digest import digest
 from loricate.metrics.embedding_drift import EmbeddingDrift
 from loricate.objectives.embedding_shift import EmbeddingShift
-from loricate.records.io import write_atomically
 from loricate.surfaces.gated import whole_state
 
 __all__ = ["PromptEvaluation", "PromptRow", "PromptTrial"]

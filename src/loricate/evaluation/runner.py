@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loricate.basics.errors import ConfigError, ConfigProblem
+from loricate.basics.files import write_atomically
 from loricate.basics.registry import key_of
 from loricate.core.attack import AttackResult
 from loricate.core.generators import sample_seeds
@@ -26,7 +27,7 @@ from loricate.metrics.latent_drift import LatentDrift
 from loricate.metrics.psnr import PSNR
 from loricate.metrics.ssim import SSIM
 from loricate.records.condition import CLEAN, Condition
-from loricate.records.io import ROWS_FILE, RowLog, read_rows, write_atomically
+from loricate.records.io import ROWS_FILE, RowLog, read_rows
 from loricate.records.schema import EditRule, SampleRow
 
 __all__ = ["WHOLE", "Runner", "Shard"]

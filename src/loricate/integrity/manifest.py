@@ -13,10 +13,11 @@ from loricate.basics.errors import (
     PrerequisiteError,
     UnsupportedError,
 )
+from loricate.basics.files import write_atomically
 from loricate.integrity.contents import Contents
 from loricate.integrity.digest import adapter_digest
 from loricate.integrity.hashing import FileEntry, TensorEntry
-from loricate.records.io import RECORD_FILE, write_atomically
+from loricate.records.io import RECORD_FILE
 
 __all__ = [
     "MANIFEST",

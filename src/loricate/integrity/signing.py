@@ -22,8 +22,8 @@ from loricate.basics.errors import (
     IntegrityError,
     PrerequisiteError,
 )
+from loricate.basics.files import write_atomically
 from loricate.integrity.hashing import IGNORED
-from loricate.records.io import write_atomically
 
 __all__ = ["SIGNATURE", "key_hint", "require_private_key", "sign_files", "verify_files"]
 

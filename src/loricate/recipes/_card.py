@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from loricate.records.io import write_atomically
+from loricate.basics.files import write_atomically
 from loricate.records.names import NO_ATTACK, RANDOM_NOISE, STRONGEST, Metrics, epsilon_text
 from loricate.records.schema import Aggregate, RunRecord
 

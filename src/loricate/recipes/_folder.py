@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from loricate.basics.errors import ConfigError, ConfigProblem
-from loricate.records.io import write_atomically
+from loricate.basics.files import write_atomically
 
 __all__ = ["CONFIG", "claim", "require_free"]
 

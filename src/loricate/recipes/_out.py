@@ -23,8 +23,8 @@ from loricate.basics.errors import (
     UnsupportedError,
     nearest,
 )
+from loricate.basics.files import write_atomically
 from loricate.integrity._walk import files_of
-from loricate.records.io import write_atomically
 
 __all__ = [
     "Destination",

@@ -9,8 +9,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from loricate.basics.errors import ConfigError, ConfigProblem, UnsupportedError
+from loricate.basics.files import write_atomically
 from loricate.core.shapes import Images
-from loricate.records.io import write_atomically
 
 __all__ = ["read_picture", "square", "write_picture"]
 

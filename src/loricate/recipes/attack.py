@@ -14,6 +14,7 @@ from torch.nn import functional
 from loricate.attacks.charmer import Charmer
 from loricate.attacks.pgd import PGD
 from loricate.basics.errors import ConfigProblem
+from loricate.basics.files import write_atomically
 from loricate.basics.registry import key_of
 from loricate.basics.spec import Count, Natural, PixelLength, Spec, to_table, to_toml
 from loricate.core.attack import Attack, AttackResult
@@ -36,7 +37,6 @@ from loricate.recipes._deployment import Deployment, deploy
 from loricate.recipes._folder import claim, require_free
 from loricate.recipes._models import judge_of, load_family, model_path
 from loricate.recipes._picture import read_picture, write_picture
-from loricate.records.io import write_atomically
 from loricate.records.names import epsilon_text
 from loricate.report.picture_sheet import Tile, save_picture_sheet
 

@@ -21,6 +21,7 @@ from loricate.basics.errors import (
     IntegrityError,
     PrerequisiteError,
 )
+from loricate.basics.files import write_atomically
 from loricate.records.migrate import migrate
 from loricate.records.schema import Blob, RowKey, RunRecord, SampleRow
 
@@ -33,7 +34,6 @@ __all__ = [
     "read_blob",
     "read_record",
     "read_rows",
-    "write_atomically",
     "write_blob",
     "write_record",
 ]
@@ -48,20 +48,6 @@ _SUFFIXES: Final = {
     "application/json": ".json",
     "text/plain": ".txt",
 }
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step: readers see the old bytes or the new ones, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def write_record(directory: Path, record: RunRecord) -> Path:

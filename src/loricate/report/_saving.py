@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from loricate.records.io import write_atomically
+from loricate.basics.files import write_atomically
 
 __all__ = ["save_figure"]
 

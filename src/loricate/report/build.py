@@ -12,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from loricate import models
-from loricate.records.io import read_blob, read_record, write_atomically
+from loricate.basics.files import write_atomically
+from loricate.records.io import read_blob, read_record
 from loricate.records.names import (
     NO_ATTACK,
     RANDOM_NOISE,

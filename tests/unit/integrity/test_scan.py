@@ -146,6 +146,14 @@ def test_a_folder_of_peft_is_read_with_its_config(tmp_path) -> None:
     np.testing.assert_allclose(update.dense(), adapter()[TARGET].dense())
 
 
+def test_a_config_that_would_fill_the_memory_is_not_parsed(tmp_path) -> None:
+    small, large = tmp_path / "config.json", tmp_path / "model_index.json"
+    small.write_text('{"x": [' + "[]," * 1000 + "[]]}")
+    large.write_text('{"x": [' + "[]," * 1_000_000 + "[]]}")
+    assert Subject(small).config.keys() == {"x"}
+    assert Subject(large).config is None
+
+
 def test_a_file_that_is_no_adapter_says_why(tensors) -> None:
     subject = Subject(tensors)
     assert subject.adapter is None

@@ -67,11 +67,19 @@ def test_folders_that_cannot_be_entered_are_told(tmp_path, monkeypatch):
 
 
 def test_folders_deeper_than_the_stack_are_looked_through(tmp_path):
-    bottom = tmp_path / ".github"
-    bottom.mkdir()
     levels = 1200
-    for _ in range(levels):
-        bottom /= "a"
-        bottom.mkdir()
-    (bottom / "run.py").touch()
-    assert unlisted(tmp_path) == {f".github/{'a/' * levels}run.py": "code"}
+    top = tmp_path / ".github"
+    bottom = top.joinpath(*"a" * levels)
+    try:
+        folder = top
+        folder.mkdir()
+        for _ in range(levels):
+            folder /= "a"
+            folder.mkdir()
+        (bottom / "run.py").touch()
+        assert unlisted(tmp_path) == {f".github/{'a/' * levels}run.py": "code"}
+    finally:
+        # What removes temporary folders has a stack as well.
+        (bottom / "run.py").unlink(missing_ok=True)
+        for folder in (bottom, *bottom.parents[:levels]):
+            folder.rmdir()

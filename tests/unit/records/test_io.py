@@ -18,7 +18,6 @@ from loricate.records.io import (
     read_blob,
     read_record,
     read_rows,
-    write_atomically,
     write_blob,
     write_record,
 )
@@ -81,22 +80,6 @@ def test_a_huge_file_is_refused_unread(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(io, "_MAX_RECORD_BYTES", 100)
     with pytest.raises(HostileFileError, match="exceed 100"):
         read_record(tmp_path)
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_draft(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "record.json"
-    write_atomically(path, b"old")
-
-    def fail(_: int) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_changed_blob_is_refused(tmp_path: Path) -> None:
