@@ -62,6 +62,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("beyond_chance", "shift beyond chance, paired"),
         Column("at_least", "prompts at least equal", "{:.0%}"),
     ),
+    "inside": (ATTACK, Column("below_control", "shift with LEAF below control, paired")),
     "vectors": (ATTACK, SUBJECT, SHIFT, FACTOR),
     "pulls": (
         ATTACK,
@@ -84,6 +85,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         SUBJECT,
         Column("alignment", "agreement"),
         Column("gain", "gain over base"),
+        Column("over_control", "over control"),
         Column("broken", "broken"),
         Column("p", "p", "{:.3g}"),
     ),
@@ -126,6 +128,7 @@ def main() -> None:
     result = {
         "shifts": texts.shifts(),
         "searches": texts.searches(),
+        "inside": texts.inside(),
         "vectors": vectors,
         "pulls": pulled,
         "costs": texts.costs(),

@@ -26,7 +26,7 @@ from loricate.recipes._models import judge_of
 from loricate.records.names import BASE, STRONGEST
 from loricate.records.schema import Aggregate
 from prompt_defense.figures import numbers
-from prompt_defense.subjects import Subjects
+from prompt_defense.subjects import CONTROL, LEAF, Subjects
 
 JUDGES = ("judge", "judge_independent")
 NATURAL = 0.95
@@ -139,6 +139,22 @@ class Texts:
             for subject in self.subjects
         ]
 
+    def inside(self) -> list[dict]:
+        """How much less far than with the control prompts move with LEAF, paired."""
+        return [
+            {
+                "attack": name,
+                "below_control": numbers(
+                    bootstrap_difference(
+                        self.column(CONTROL, name, "shift"),
+                        self.column(LEAF, name, "shift"),
+                        seed=0,
+                    )
+                ),
+            }
+            for name in TRIALS
+        ]
+
     def costs(self) -> list[dict]:
         """What the adapters change where nothing attacks."""
         return [
@@ -164,8 +180,9 @@ class Texts:
 
     def _alignment(self, judge: str, name: str | None, subject: str) -> dict:
         found = self._aggregates(name, judge)
-        clean, base, own = (
-            self._agreement(judge, *of) for of in ((BASE, None), (BASE, name), (subject, name))
+        clean = self._agreement(judge, BASE, None)
+        base, control, own = (
+            self._agreement(judge, each, name) for each in (BASE, CONTROL, subject)
         )
         broken = [clean - each > self._margin(judge) for each in (base, own)]
         return {
@@ -174,6 +191,7 @@ class Texts:
             "subject": subject,
             "alignment": numbers(found[subject, "generation_alignment"]),
             "gain": numbers(bootstrap_difference(own, base, seed=0)),
+            "over_control": numbers(bootstrap_difference(own, control, seed=0)),
             "broken": int(broken[1].sum()),
             "p": mcnemar_exact(*broken),
         }
