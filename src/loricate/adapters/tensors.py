@@ -33,8 +33,8 @@ __all__ = [
     "to_storage",
 ]
 
-MAX_HEADER_BYTES = 30_000_000
-"""A third of what the safetensors library accepts; a scan takes up to 14 times as much memory."""
+MAX_HEADER_BYTES = 20_000_000
+"""A fifth of what the safetensors library accepts; a scan takes up to 20 times as much memory."""
 
 MAX_TENSORS = 65_536
 """Several times what any model has; the header of more costs more memory than a check may take."""
