@@ -23,7 +23,7 @@ from loricate.evaluation.statistics import (
     mcnemar_exact,
 )
 from loricate.recipes._models import judge_of
-from loricate.records.names import BASE, STRONGEST
+from loricate.records.names import BASE, STRONGEST, Metrics
 from loricate.records.schema import Aggregate
 from prompt_defense.figures import numbers
 from prompt_defense.subjects import CONTROL, LEAF, Subjects
@@ -117,7 +117,7 @@ class Texts:
                     {
                         "attack": name,
                         "subject": subject,
-                        "shift": numbers(found[subject, "embedding_shift"]),
+                        "shift": numbers(found[subject, Metrics.EMBEDDING_SHIFT]),
                         "factor": numbers(bootstrap_ratio(base, column, seed=0)),
                         "queries": [float(np.mean(queries)), max(queries)],
                     }
@@ -189,7 +189,7 @@ class Texts:
             "judge": judge,
             "attack": name or "no attack",
             "subject": subject,
-            "alignment": numbers(found[subject, "generation_alignment"]),
+            "alignment": numbers(found[subject, Metrics.GENERATION_ALIGNMENT]),
             "gain": numbers(bootstrap_difference(own, base, seed=0)),
             "over_control": numbers(bootstrap_difference(own, control, seed=0)),
             "broken": int(broken[1].sum()),
