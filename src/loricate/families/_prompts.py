@@ -1,5 +1,6 @@
 """Prompts as surfaces: to hidden states, to pictures, to the loss of denoising a picture."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from loricate.basics.errors import ConfigError, ConfigProblem
 from loricate.core.family import EditSettings
@@ -100,13 +101,32 @@ class _ClipPrompts(PromptSurface):
         """Final hidden states, as the denoiser gets them."""
         encoder = self.family.pipe.text_encoder
         ids = torch.full(embeddings.shape[:2], self._tokenizer.eos_token_id)
-        # The encoder takes ids alone; its own embedding of them gives way to ours.
-        handle = encoder.get_input_embeddings().register_forward_hook(lambda *_: embeddings)
-        try:
-            hidden: Tensor = encoder(ids.to(embeddings.device))[0]
-        finally:
-            handle.remove()
+        # The encoder takes ids alone; its own embedding of them gives way to ours. In a twin, as
+        # a hook on the encoder itself would reach other threads that use it.
+        table = encoder.get_input_embeddings()
+        path = next(path for path, part in encoder.named_modules() if part is table)
+        hidden: Tensor = _twin(encoder, path, _Given(embeddings))(ids.to(embeddings.device))[0]
         return hidden
+
+
+class _Given(nn.Module):
+    """An embedding that is known already, whatever the ids."""
+
+    def __init__(self, embeddings: Batch) -> None:
+        super().__init__()
+        self._embeddings = embeddings
+
+    def forward(self, ids: Tokens) -> Batch:
+        return self._embeddings
+
+
+def _twin(module: nn.Module, path: str, part: nn.Module) -> nn.Module:
+    """The module with another part at a path; all other parts are the very same objects."""
+    name, _, rest = path.partition(".")
+    twin = copy.copy(module)
+    inner = _twin(module.get_submodule(name), rest, part) if rest else part
+    twin._modules = {**module._modules, name: inner}
+    return twin
 
 
 @final

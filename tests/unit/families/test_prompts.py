@@ -1,6 +1,7 @@
 """Prompt surfaces of a real pipeline against what the pipeline itself computes."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -31,6 +32,22 @@ def test_hidden_states_are_those_of_the_pipeline(family) -> None:
     pipe = family.pipe
     expected, _ = pipe.encode_prompt(_PROMPTS, "cpu", 1, do_classifier_free_guidance=False)
     assert torch.equal(family.text_encoder()(_PROMPTS, [0, 1]), expected)
+
+
+@torch.no_grad()
+def test_others_may_encode_while_a_surface_does(family) -> None:
+    surface, encoder = family.text_encoder(), family.module("text_encoder")
+    tokens = surface.tokens(["dog"])
+    expected, seen = encoder(tokens)[0], []
+
+    def meanwhile(*_: object) -> None:
+        handle.remove()
+        with ThreadPoolExecutor(1) as pool:
+            seen.append(pool.submit(torch.no_grad()(lambda: encoder(tokens)[0].clone())).result())
+
+    handle = encoder.final_layer_norm.register_forward_hook(meanwhile)
+    surface.from_embeddings(surface.embed(["a cat"]), [0])
+    assert torch.equal(seen[0], expected)
 
 
 @torch.no_grad()
