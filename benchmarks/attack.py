@@ -5,8 +5,8 @@ processor time over that of the bare forward and backward passes of as many step
 forward passes for attacks without gradients; runs take turns, so that a busy machine slows all of
 them, and ratios are medians over the turns. *Step* is the time of an iteration, from runs of two
 lengths; *run* is that of the whole, where ours also measures the clean pictures, the last iterate
-and the result as 8-bit files, which the peers leave to the caller. Jacobian: what the exact gradient of
-the denoiser is worth beside the shortcut, on the embedded model, with the same draws.
+and the result as 8-bit files, which the peers leave to the caller. Jacobian: what the exact
+gradient of the denoiser is worth beside the shortcut, on the embedded model, with the same draws.
 """
 
 import argparse
