@@ -7,11 +7,9 @@ from typing import Final
 
 import torch
 
-from loricate.basics.errors import UnsupportedError
 from loricate.core.prompt_problem import Candidate, PromptProblem
-from loricate.core.text_budgets import CharBudget
 
-__all__ = ["ASCII", "DELETION", "Greedy", "Leaders", "edited", "n_places", "require_characters"]
+__all__ = ["ASCII", "DELETION", "Greedy", "Leaders", "edited", "n_places"]
 
 ASCII: Final = string.ascii_lowercase + string.digits + string.punctuation + " "
 """Characters of the alphabet, upper case left out: prompts are read in lower case."""
@@ -124,24 +122,6 @@ class Greedy:
     def _characters(self, draw: torch.Generator) -> list[str]:
         choices = [DELETION, *self.alphabet]
         return [choices[index] for index in _some(len(choices), self.n_characters, draw)]
-
-
-def require_characters(problem: PromptProblem, attack: object) -> None:
-    """Refuse a budget that does not count characters.
-
-    Args:
-        problem: Its budget.
-        attack: What asks.
-
-    Raises:
-        UnsupportedError: The budget counts something else.
-    """
-    if not isinstance(problem.budget, CharBudget):
-        raise UnsupportedError(
-            f"a budget of {problem.budget.unit}",
-            by=f"attack {type(attack).__name__}",
-            hint="use CharBudget(edits=...)",
-        )
 
 
 def _some(n: int, wanted: int | None, draw: torch.Generator) -> list[int]:

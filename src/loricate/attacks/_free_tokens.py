@@ -8,30 +8,10 @@ import torch
 from torch import Tensor
 
 from loricate.attacks._edits import Leaders
-from loricate.basics.errors import UnsupportedError
 from loricate.core.prompt_problem import Candidate, PromptProblem
 from loricate.core.text_budgets import TokenBudget
 
-__all__ = ["FreeTokens", "token_budget"]
-
-
-def token_budget(problem: PromptProblem, attack: object) -> TokenBudget:
-    """The budget of a problem, where it counts tokens.
-
-    Args:
-        problem: Its budget.
-        attack: What asks.
-
-    Raises:
-        UnsupportedError: The budget counts something else.
-    """
-    if not isinstance(problem.budget, TokenBudget):
-        raise UnsupportedError(
-            f"a budget of {problem.budget.unit}",
-            by=f"attack {type(attack).__name__}",
-            hint="use TokenBudget(tokens=...)",
-        )
-    return problem.budget
+__all__ = ["FreeTokens"]
 
 
 @dataclass

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from loricate.attacks._edits import ASCII, Greedy, require_characters
+from loricate.attacks._budgets import budget_of
+from loricate.attacks._edits import ASCII, Greedy
 from loricate.basics.spec import Count
 from loricate.core.prompt_attack import PromptAttack
 from loricate.core.prompt_problem import PromptProblem
+from loricate.core.text_budgets import CharBudget
 
 __all__ = ["CharSearch"]
 
@@ -31,5 +33,5 @@ class CharSearch(PromptAttack):
 
     def perturb(self, prompts: Sequence[str], problem: PromptProblem) -> list[str]:
         """Best text over all rounds."""
-        require_characters(problem, self)
+        budget_of(problem, CharBudget, self)
         return Greedy(self.n_samples, 1, self.n_samples, ASCII).climb(problem)

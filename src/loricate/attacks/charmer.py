@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
-from loricate.attacks._edits import ASCII, Greedy, require_characters
+from loricate.attacks._budgets import budget_of
+from loricate.attacks._edits import ASCII, Greedy
 from loricate.basics.spec import Count
 from loricate.core.prompt_attack import PromptAttack
 from loricate.core.prompt_problem import PromptProblem
+from loricate.core.text_budgets import CharBudget
 
 __all__ = ["Charmer"]
 
@@ -34,6 +36,6 @@ class Charmer(PromptAttack):
 
     def perturb(self, prompts: Sequence[str], problem: PromptProblem) -> list[str]:
         """Best text over all rounds."""
-        require_characters(problem, self)
+        budget_of(problem, CharBudget, self)
         alphabet = ASCII + (_BEYOND_ASCII if self.beyond_ascii else "")
         return Greedy(None, self.n_places, None, alphabet).climb(problem)

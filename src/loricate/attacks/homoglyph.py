@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
-from loricate.attacks._edits import Leaders, edited, require_characters
+from loricate.attacks._budgets import budget_of
+from loricate.attacks._edits import Leaders, edited
 from loricate.core.prompt_attack import PromptAttack
 from loricate.core.prompt_problem import Candidate, PromptProblem
+from loricate.core.text_budgets import CharBudget
 
 __all__ = ["Homoglyph"]
 
@@ -54,7 +56,7 @@ class Homoglyph(PromptAttack):
 
     def perturb(self, prompts: Sequence[str], problem: PromptProblem) -> list[str]:
         """Best text over all rounds."""
-        require_characters(problem, self)
+        budget_of(problem, CharBudget, self)
         leaders = Leaders(problem)
         for _ in range(problem.budget.limit):
             trials = [

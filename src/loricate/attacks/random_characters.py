@@ -6,10 +6,12 @@ from typing import final
 
 import torch
 
-from loricate.attacks._edits import ASCII, DELETION, Leaders, edited, n_places, require_characters
+from loricate.attacks._budgets import budget_of
+from loricate.attacks._edits import ASCII, DELETION, Leaders, edited, n_places
 from loricate.basics.spec import Count
 from loricate.core.prompt_attack import PromptAttack
 from loricate.core.prompt_problem import Candidate, PromptProblem
+from loricate.core.text_budgets import CharBudget
 
 __all__ = ["RandomCharacters"]
 
@@ -27,7 +29,7 @@ class RandomCharacters(PromptAttack):
 
     def perturb(self, prompts: Sequence[str], problem: PromptProblem) -> list[str]:
         """Best of the draws."""
-        require_characters(problem, self)
+        budget_of(problem, CharBudget, self)
         leaders = Leaders(problem)
         draws = problem.random(0)
         trials = [

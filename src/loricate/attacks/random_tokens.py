@@ -6,10 +6,12 @@ from typing import final
 
 import torch
 
-from loricate.attacks._free_tokens import FreeTokens, token_budget
+from loricate.attacks._budgets import budget_of
+from loricate.attacks._free_tokens import FreeTokens
 from loricate.basics.spec import Count
 from loricate.core.prompt_attack import PromptAttack
 from loricate.core.prompt_problem import PromptProblem
+from loricate.core.text_budgets import TokenBudget
 
 __all__ = ["RandomTokens"]
 
@@ -28,7 +30,7 @@ class RandomTokens(PromptAttack):
     def perturb(self, prompts: Sequence[str], problem: PromptProblem) -> list[str]:
         """Best of the draws."""
         draws, n = problem.random(0), len(problem.writable)
-        free = FreeTokens.random(problem, token_budget(problem, self), draws)
+        free = FreeTokens.random(problem, budget_of(problem, TokenBudget, self), draws)
         if self.n_restarts > 1:
             free.offer(
                 {

@@ -7,10 +7,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from loricate.attacks._free_tokens import FreeTokens, token_budget
+from loricate.attacks._budgets import budget_of
+from loricate.attacks._free_tokens import FreeTokens
 from loricate.basics.spec import Count
 from loricate.core.prompt_attack import PromptAttack
 from loricate.core.prompt_problem import PromptProblem
+from loricate.core.text_budgets import TokenBudget
 
 __all__ = ["TokenSearch"]
 
@@ -40,7 +42,7 @@ class TokenSearch(PromptAttack):
 
     def perturb(self, prompts: Sequence[str], problem: PromptProblem) -> list[str]:
         """Best text over all rounds."""
-        budget = token_budget(problem, self)
+        budget = budget_of(problem, TokenBudget, self)
         draws = problem.random(0)
         free = FreeTokens.random(problem, budget, draws)
         for _ in range(self.steps):

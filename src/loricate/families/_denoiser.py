@@ -13,8 +13,8 @@ from loricate.core.generators import Seeds, generators
 from loricate.core.inpainting import Masks, require_masks
 from loricate.core.shapes import Batch, Images
 from loricate.core.surface import Surface
-from loricate.families._fine_tuning import Denoising, Draws
 from loricate.families._inpaint import Repainting, first_step
+from loricate.families._noising import Denoising, Draws
 
 if TYPE_CHECKING:
     from loricate.families.sd15 import SD15

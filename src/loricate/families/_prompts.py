@@ -15,6 +15,7 @@ from loricate.core.family import EditSettings
 from loricate.core.generators import Seeds, generators
 from loricate.core.prompt_surface import PromptSurface, Tokens
 from loricate.core.shapes import Batch, Images
+from loricate.families._noising import Denoising, Draws
 from loricate.families._tokenizing import TOKENIZING
 
 if TYPE_CHECKING:
@@ -214,18 +215,16 @@ class DenoisingSurface(_ClipPrompts):
         return torch.stack(errors, dim=1)
 
     def _error(self, hidden: Batch, level: int, seeds: Seeds) -> Tensor:
-        scheduler = self.family.pipe.scheduler
-        total = scheduler.config.num_train_timesteps
+        denoising = Denoising(self.family.pipe.scheduler)
+        total = denoising.scheduler.config.num_train_timesteps
         time = torch.tensor([int((level + 0.5) * total / self.n_levels)], device=hidden.device)
         draws = generators(seeds, "noise", level)
         shape = self.latents.shape[1:]
         noise = torch.stack([torch.randn(shape, generator=g) for g in draws]).to(self.latents)
-        noisy = scheduler.add_noise(self.latents, noise, time)
-        wanted = noise
-        if scheduler.config.prediction_type == "v_prediction":
-            wanted = scheduler.get_velocity(self.latents, noise, time)
+        drawn = Draws(noise, time)
+        noisy = denoising.noisy(self.latents, drawn)
         output: Tensor = self.family.pipe.unet(noisy, time, encoder_hidden_states=hidden).sample
-        return output - wanted
+        return output - denoising.target(self.latents, drawn)
 
 
 def denoising_surface(family: "SD15", images: Images, n_levels: int) -> DenoisingSurface:

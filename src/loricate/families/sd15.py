@@ -20,12 +20,12 @@ from loricate.core.surface import Surface
 from loricate.core.surrogate import FineTuneSettings, Readout
 from loricate.families._denoiser import DenoiserSurface, EarlyDenoiserSurface
 from loricate.families._fine_tuning import (
-    Denoising,
     DenoisingError,
     DenoisingResidual,
     FineTunedDenoiser,
 )
 from loricate.families._inpaint import InpaintSurface
+from loricate.families._noising import Denoising
 from loricate.families._prompts import GenerationSurface, TextEncoderSurface, denoising_surface
 from loricate.families._quiet import quiet
 from loricate.families._tokenizing import TOKENIZING

@@ -20,8 +20,8 @@ from loricate.core.objective import Objective
 from loricate.core.shapes import PerSample
 from loricate.core.threat import ThreatModel
 from loricate.evaluation.subjects import Pictures
-from loricate.families._fine_tuning import Denoising
 from loricate.families._inpaint import InpaintSurface, Repainting
+from loricate.families._noising import Denoising
 from loricate.families.sd15 import SD15
 from loricate.objectives.denoising_loss import DenoisingLoss
 from loricate.objectives.early_noise import EarlyNoise
