@@ -8,6 +8,7 @@ import pytest
 
 from loricate.cli.exits import ExitCode
 from loricate.cli.main import run
+from loricate.evaluation.aggregates import aggregate
 from loricate.records.io import RowLog, read_record, write_record
 from loricate.records.names import Metrics
 from loricate.records.schema import SampleRow
@@ -25,20 +26,21 @@ def folders(tmp_path):
     for name, broken in (("first", range(9)), ("second", range(9, 10))):
         write_made_up_run(tmp_path / name, pictures=0)
         log = RowLog(tmp_path / name / "rows.jsonl")
-        log.extend(
-            SampleRow(
-                subject="hardened",
-                surface="vae_encoder",
-                attack="pgd",
-                objective="latent_shift",
-                epsilon=EPSILON,
-                seed=0,
-                sample=sample,
-                values=_values(float(sample in broken)),
-            )
-            for sample in range(12)
-        )
+        log.extend(_row("hardened", sample, float(sample in broken)) for sample in range(12))
     return tmp_path / "first", tmp_path / "second"
+
+
+def _row(subject: str, sample: int, broken: float) -> SampleRow:
+    return SampleRow(
+        subject=subject,
+        surface="vae_encoder",
+        attack="pgd",
+        objective="latent_shift",
+        epsilon=EPSILON,
+        seed=0,
+        sample=sample,
+        values=_values(broken),
+    )
 
 
 def _values(broken):
@@ -89,6 +91,29 @@ def test_runs_on_the_same_pictures_are_tested_pair_by_pair(folders, capsys) -> N
     assert (test["only_first"], test["only_second"]) == (9, 1)
     # Binomial: 2 * (C(10, 0) + C(10, 1)) / 2**10; one test needs no correction.
     assert math.isclose(test["p_value"], 22 / 1024)
+
+
+def test_trainings_of_a_defense_are_tested_as_one(tmp_path, capsys) -> None:
+    write_made_up_run(tmp_path, pictures=0)
+    (tmp_path / "rows.jsonl").unlink()
+    broken = {"hardened@0": range(6), "hardened@1": range(0), "jpeg": range(9)}
+    rows = [
+        _row(name, sample, float(sample in which))
+        for name, which in broken.items()
+        for sample in range(12)
+    ]
+    RowLog(tmp_path / "rows.jsonl").extend(rows)
+    record = read_record(tmp_path)
+    write_record(tmp_path, record.model_copy(update={"aggregates": aggregate(rows, 0)}))
+    table = found(capsys, tmp_path)
+    assert [c["subject"] for c in table["columns"]] == ["hardened", "jpeg"]
+    [test] = table["paired"]
+    assert (test["second"]["subject"], test["n"]) == ("jpeg", 12)
+    # Six samples break on one of two trainings and always on the other model, three on that alone.
+    assert (test["only_first"], test["only_second"]) == (0, 6)
+    assert test["difference"] == pytest.approx((0.25 + 0) - 0.75, abs=1e-12)
+    # Nine differences of one sign: Wilcoxon's is that of nine fair coins.
+    assert math.isclose(test["p_value"], 2 / 2**9)
 
 
 def test_runs_on_other_pictures_are_not_tested_and_say_so(folders, capsys) -> None:

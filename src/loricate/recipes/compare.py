@@ -293,14 +293,18 @@ def _broken(run: Path) -> Mapping[str, _Broken]:
 
 
 def _shares(one: _Samples, two: _Samples) -> tuple[Table, Table]:
-    """Both by training and shared sample; with unlike numbers of trainings, their means."""
+    """Both by training and shared sample: one training meets each of the other's.
+
+    Of unlike numbers of trainings there are means, whose interval is over samples alone.
+    """
     shared = {sample for _, sample in one} & {sample for _, sample in two}
     first, second = (
         pivot({key: value for key, value in each.items() if key[1] in shared})
         for each in (one, two)
     )
-    if len(first) == len(second):
-        return first, second
+    if len(first) == len(second) or 1 in (len(first), len(second)):
+        both = np.broadcast_arrays(first, second)
+        return both[0], both[1]
     return first.mean(0, keepdims=True), second.mean(0, keepdims=True)
 
 
