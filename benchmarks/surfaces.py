@@ -48,8 +48,8 @@ from loricate.recipes.compare import compare
 from loricate.recipes.report import report
 from loricate.recipes.survey import PromptPlan, SurveySpec, survey
 from loricate.records.names import HARDENED, budget_text
-from loricate.report.matrix import Matrix, matrices
-from loricate.report.words import interval, percent
+from loricate.report.matrix import Matrix, matrices, unreliable
+from loricate.report.words import interval, number, plain
 
 SEEDS = (0, 1, 2)
 
@@ -160,9 +160,9 @@ def spec(*, quick: bool, n_images: int) -> SurveySpec:
     )
 
 
-def table(matrix: Matrix, unreliable: set[str]) -> str:
+def table(matrix: Matrix, failed: set[str]) -> str:
     """A matrix as Markdown."""
-    names = [s + (" (unreliable)" if s in unreliable else "") for s in matrix.subjects]
+    names = [s + (" (unreliable)" if s in failed else "") for s in matrix.subjects]
     lines = [f"| {matrix.title} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for row in matrix.rows + matrix.clean:
         cells = [interval(row.cells[s]) if s in row.cells else "" for s in matrix.subjects]
@@ -174,12 +174,11 @@ def composition(out: Path) -> str:
     """Whether the composition beats each of its parts on the worst case over image attacks."""
     lines = []
     for t in compare([out]).paired:
-        more = f"{percent(t.difference)} [{percent(t.low)}, {percent(t.high)}]"
-        told = "told apart" if t.low > 0 or t.high < 0 else "not told apart"
-        budget = budget_text(t.epsilon, t.norm)
+        more = f"{number(t.difference)} [{number(t.low)}, {number(t.high)}]"
+        told = "told apart" if t.p_value < 0.05 else "not told apart"
         lines.append(
-            f"{t.first.subject} breaks on {more} more pictures than {t.second.subject} at {budget} "
-            f"(p = {t.p_value:.2g} after Holm): {told}"
+            f"{plain(t.metric)}, {t.first.subject} less {t.second.subject}, "
+            f"{budget_text(t.epsilon, t.norm)}: {more}, p = {t.p_value:.2g} after Holm: {told}"
         )
     return "\n".join(lines)
 
@@ -200,9 +199,8 @@ def main() -> None:
     asked = spec(quick=flags.quick, n_images=8 if flags.quick else flags.images)
     out = flags.out / "quick" if flags.quick else flags.out / "default"
     record = survey(asked, out, observe=observe, resume=out.exists())
-    unreliable = {check.subject for check in record.checks if check.level == "error"}
     for matrix in matrices(record):
-        print("\n" + table(matrix, unreliable))
+        print("\n" + table(matrix, unreliable(record)))
     print("\n" + composition(out))
     for check in record.checks:
         if check.level in ("warning", "error"):

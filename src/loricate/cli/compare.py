@@ -11,7 +11,8 @@ import click
 from loricate.cli.helpers import json_option, log, print_json, print_table
 
 if TYPE_CHECKING:
-    from loricate.recipes.compare import Column, Comparison, Line
+    from loricate.recipes._paired import Column
+    from loricate.recipes.compare import Comparison, Line
 
 __all__ = ["command"]
 
@@ -95,24 +96,26 @@ def _print(comparison: Comparison) -> None:
 
 def _print_paired(comparison: Comparison) -> None:
     from loricate.records.names import budget_text
-    from loricate.report.words import percent
+    from loricate.report.words import number, plain
 
     names = _column_names(comparison)
     rows = [
         (
+            plain(t.metric),
             names[t.first],
             names[t.second],
             budget_text(t.epsilon, t.norm),
             t.n,
             f"{t.only_first:.3g}",
             f"{t.only_second:.3g}",
-            f"{percent(t.difference)} [{percent(t.low)}, {percent(t.high)}]",
+            f"{number(t.difference)} [{number(t.low)}, {number(t.high)}]",
             f"{t.p_value:.2g}",
         )
         for t in comparison.paired
     ]
-    columns = ("first", "second", "budget", "n", "only first", "only second", "difference", "p")
-    print_table(columns, rows, title="broken edits, same samples, worst case (Holm)")
+    more = ("more on first", "more on second", "difference", "p (Holm)")
+    columns = ("metric", "first", "second", "budget", "n", *more)
+    print_table(columns, rows, title="same samples, worst case")
 
 
 def _warn(comparison: Comparison) -> None:

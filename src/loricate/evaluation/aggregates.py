@@ -2,12 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loricate.basics.errors import ShapeError
 from loricate.evaluation.statistics import Interval, bootstrap_mean, wilson
 from loricate.records.condition import Condition
 from loricate.records.names import (
@@ -79,9 +80,14 @@ def rate(happened: Table, seed: int) -> Interval:
         happened: 1 where it did, (trainings, samples).
         seed: Seed of the bootstrap, which several trainings need.
     """
-    if len(happened) > 1:
-        return bootstrap_mean(happened, seed=seed)
-    return wilson(int(happened.sum()), happened.size)
+    n = happened.shape[1]
+    if len(happened) == 1:
+        return wilson(int(happened.sum()), n)
+    over_trainings = bootstrap_mean(happened, seed=seed)
+    # Resampling what always or never happened says that it always will or never.
+    of_one = wilson(round(over_trainings.value * n), n)
+    low = max(0.0, min(over_trainings.low, of_one.low))
+    return replace(over_trainings, low=low, high=min(1.0, max(over_trainings.high, of_one.high)))
 
 
 def table_of(rows: Iterable[SampleRow], metric: str) -> Table:
@@ -90,8 +96,17 @@ def table_of(rows: Iterable[SampleRow], metric: str) -> Table:
     Args:
         rows: Rows of the trainings of one defense.
         metric: Which.
+
+    Raises:
+        ShapeError: A sample of a training has several rows, such as those of two seeds.
     """
-    return pivot({(row.subject, row.sample): row.values[metric] for row in rows})
+    values: dict[tuple[str, int], float] = {}
+    for row in rows:
+        key = row.subject, row.sample
+        if key in values:
+            raise ShapeError("one row a training and sample", key, where=row.attack)
+        values[key] = row.values[metric]
+    return pivot(values)
 
 
 def pivot(values: Mapping[tuple[str, int], float]) -> Table:

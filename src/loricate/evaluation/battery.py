@@ -64,7 +64,8 @@ class BatteryPlan(Spec):
         Args:
             epsilon: In pixel units.
         """
-        return replace(self, epsilon=epsilon, unseen_epsilon=_beyond(epsilon))
+        unseen = min(float(self.unseen_epsilon) * epsilon / float(self.epsilon), 1.0)
+        return replace(self, epsilon=epsilon, unseen_epsilon=unseen)
 
 
 def _beyond(epsilon: float) -> float:

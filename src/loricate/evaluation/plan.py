@@ -17,7 +17,7 @@ from loricate.core.objective import Objective
 from loricate.core.threat import ThreatModel
 from loricate.evaluation.battery import BatteryPlan
 from loricate.records.condition import CLEAN, Condition
-from loricate.records.names import NO_OBJECTIVE, stem
+from loricate.records.names import NO_OBJECTIVE, epsilon_text, stem
 
 __all__ = ["Plan", "Trial"]
 
@@ -106,7 +106,10 @@ class Plan(Spec):
     battery: BatteryPlan | None = None
 
     def inconsistencies(self) -> Iterable[ConfigProblem]:
-        """Conditions that occur twice: their rows would be indistinguishable in the record."""
+        """Conditions that occur twice, whose rows would be indistinguishable; another radius."""
+        if self.battery is not None and self.battery.epsilon != self.epsilon:
+            expected = f"the radius of the verdict, {epsilon_text(self.epsilon)}"
+            yield ConfigProblem(key="battery.epsilon", expected=expected, got=self.battery.epsilon)
         for (i, first), (j, second) in combinations(enumerate(self.trials), 2):
             if _share_rows(first, second):
                 expected = f"another attack, objective, norm, radius or variant than trials.{i}"

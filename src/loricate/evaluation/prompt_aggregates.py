@@ -58,7 +58,7 @@ def aggregate_prompts(
     found = [
         as_aggregate(subject, condition, metric, interval)
         for (subject, condition), group in table.items()
-        for metric, interval in question.numbers([group], is_attacked=condition is not _CLEAN)
+        for metric, interval in question.numbers([group], is_attacked=condition.attack != NO_ATTACK)
     ]
     for (subject, budget), trials in _by_budget(table).items():
         for metric, interval in question.numbers(trials, is_attacked=True):
@@ -113,7 +113,7 @@ def _by_budget(
     """The trials of each subject and budget."""
     groups: dict[tuple[str, Condition], list[list[PromptRow]]] = defaultdict(list)
     for (subject, at), rows in table.items():
-        if at is not _CLEAN:
+        if at.attack != NO_ATTACK:
             worst = replace(at, attack=STRONGEST, objective=WORST_CASE)
             groups[subject, worst].append(rows)
     return groups

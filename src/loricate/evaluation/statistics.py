@@ -6,7 +6,7 @@ test for rates and Wilcoxon's signed ranks for numbers, and families of tests Ho
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import NormalDist
@@ -23,6 +23,7 @@ __all__ = [
     "bootstrap_difference",
     "bootstrap_mean",
     "bootstrap_ratio",
+    "bootstrap_test",
     "holm",
     "mcnemar_exact",
     "signed_rank",
@@ -95,22 +96,23 @@ def bootstrap_mean(
     """Mean with its percentile bootstrap interval.
 
     Args:
-        values: One number per sample, (n,), or one per replicate and sample, (r, n): replicates,
-            such as training seeds, are resampled too, independently of the samples.
+        values: One number per sample, (n,), or one per training and sample, (r, n).
         seed: Root seed; the draws depend on nothing else.
         clusters: A label per sample. Samples that share one, such as restarts of one picture, are
             resampled together. With a single cluster the interval is infinite: nothing is known.
         level: Coverage.
 
     Returns:
-        Interval between percentiles of 10,000 resampled means.
+        Interval between percentiles of 10,000 resampled means. Few trainings cannot be resampled:
+        to each mean a draw of Student's t with r - 1 degrees of freedom is added, times the
+        standard error of the mean over trainings, so that two of them say next to nothing.
 
     Raises:
         ShapeError: ``values`` is empty or has more axes, or ``clusters`` does not match.
         NumericalError: ``values`` holds NaN or infinity.
 
-    Source: Efron 1979 [efron1979]; for replicates the pigeonhole bootstrap of Owen 2007
-    [owen2007], whose intervals are rather too wide than too narrow.
+    Source: Efron 1979 [efron1979]; the two parts add up as in the test of Behrens and Fisher
+    [fisher1935].
     """
     column = _column(values, "values")
     plan = _Resampling(seed=seed, clusters=clusters, level=level)
@@ -129,7 +131,23 @@ def bootstrap_difference(
     ahead, behind = _pair(first, second)
     ones = np.ones_like(ahead)
     plan = _Resampling(seed=seed, clusters=clusters, level=level)
-    return plan.interval(lambda total: (total[0] - total[1]) / total[2], ahead, behind, ones)
+    return plan.interval(_mean_difference, ahead, behind, ones)
+
+
+def bootstrap_test(first: ArrayLike, second: ArrayLike, *, seed: int) -> float:
+    """Two-sided p-value that two means are equal, from the draws of ``bootstrap_difference``.
+
+    Args:
+        first: As there; of several trainings, so that the test is about training as well.
+        second: The same of another model.
+        seed: Root seed.
+
+    Returns:
+        At least 2 / 10,001.
+    """
+    ahead, behind = _pair(first, second)
+    plan = _Resampling(seed=seed, clusters=None, level=0.95)
+    return plan.p_value(_mean_difference, ahead, behind, np.ones_like(ahead))
 
 
 def bootstrap_ratio(
@@ -259,16 +277,37 @@ class _Resampling:
 
     def interval(self, statistic: _Statistic, *columns: _Floats) -> Interval:
         """Percentile interval of a statistic of column sums."""
-        sums = self._per_cluster(np.stack([np.atleast_2d(column) for column in columns]))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            value = float(statistic(sums.sum(axis=(1, 2))))
-            draws = statistic(self._draw(sums))
+        sums = self._per_cluster(_stacked(columns))
+        value, draws = self._drawn(statistic, sums)
         low, high = self._percentiles(draws) if sums.shape[2] > 1 else (-math.inf, math.inf)
-        n, method = columns[0].size, "bootstrap" if sums.shape[1] == 1 else "crossed bootstrap"
+        method = "bootstrap" if sums.shape[1] == 1 else "bootstrap, t over trainings"
+        n = columns[0].shape[-1]
         return Interval(value=value, low=low, high=high, n=n, method=method, level=self.level)
 
+    def p_value(self, statistic: _Statistic, *columns: _Floats) -> float:
+        """How little of the draws lies on the other side of zero, twice."""
+        _, draws = self._drawn(statistic, self._per_cluster(_stacked(columns)))
+        rarer = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
+        return min(1.0, 2 * (rarer + 1) / (draws.size + 1))
+
+    def _drawn(self, statistic: _Statistic, sums: _Floats) -> tuple[float, _Floats]:
+        """The statistic, and draws of it, from sums by column, training and cluster."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = float(statistic(sums.sum(axis=(1, 2))))
+            draws = statistic(self._resampled(sums.sum(axis=1)))
+            return value, draws + self._spread(statistic(sums.sum(axis=2)))
+
+    def _spread(self, of_trainings: _Floats) -> _Floats:
+        """What the mean over so many trainings may be off by."""
+        n = of_trainings.size
+        if n == 1:
+            return np.zeros(1)
+        generator = np.random.default_rng(derive_seed(self.seed, "trainings"))
+        error = of_trainings.std(ddof=1) / math.sqrt(n)
+        return np.asarray(error * generator.standard_t(n - 1, size=_RESAMPLES), np.float64)
+
     def _per_cluster(self, columns: _Floats) -> _Floats:
-        """Sums of (k, replicates, samples) over the samples of each cluster."""
+        """Sums of (k, trainings, samples) over the samples of each cluster."""
         if self.clusters is None:
             return columns
         labels = np.asarray(self.clusters)
@@ -279,18 +318,16 @@ class _Resampling:
         summed = np.stack([np.bincount(index, weights=row) for row in flat])
         return np.asarray(summed, np.float64).reshape(*columns.shape[:2], len(names))
 
-    def _draw(self, sums: _Floats) -> _Floats:
-        over_replicates = self._counts(sums.shape[1], "replicates")
-        over_samples = self._counts(sums.shape[2], "bootstrap")
+    def _resampled(self, sums: _Floats) -> _Floats:
+        """Sums over resampled clusters, (k, draws)."""
+        generator = np.random.default_rng(derive_seed(self.seed, "bootstrap"))
+        n = sums.shape[1]
         # Counts instead of indices, and in chunks: a draw costs n numbers rather than n lookups.
-        pairs = zip(over_replicates, over_samples, strict=True)
-        return np.concatenate([((sums @ s.T) * r.T).sum(axis=1) for r, s in pairs], axis=1)
-
-    def _counts(self, n: int, name: str) -> Iterator[NDArray[np.int64]]:
-        """How often each of ``n`` is drawn, (chunk, n)."""
-        generator = np.random.default_rng(derive_seed(self.seed, name))
-        for _ in range(_RESAMPLES // _CHUNK):
-            yield generator.multinomial(n, np.full(n, 1 / n), size=_CHUNK)
+        counts = (
+            generator.multinomial(n, np.full(n, 1 / n), size=_CHUNK)
+            for _ in range(_RESAMPLES // _CHUNK)
+        )
+        return np.concatenate([sums @ chunk.T for chunk in counts], axis=1)
 
     def _percentiles(self, draws: _Floats) -> tuple[float, float]:
         tail = (1 - self.level) / 2
@@ -311,6 +348,15 @@ def _enumerated(ranks: NDArray[np.int64], observed: int) -> float:
     distance = abs(2 * observed - total)
     extreme = sum(n for at, n in enumerate(ways) if abs(2 * at - total) >= distance)
     return float(Fraction(extreme, 2**ranks.size))
+
+
+def _stacked(columns: Sequence[_Floats]) -> _Floats:
+    """Columns by training and sample, (k, r, n)."""
+    return np.stack([np.atleast_2d(column) for column in columns])
+
+
+def _mean_difference(total: _Floats) -> _Floats:
+    return np.asarray((total[0] - total[1]) / total[2])
 
 
 def _quotient(total: _Floats) -> _Floats:

@@ -5,7 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from loricate.records.names import NO_ATTACK, RANDOM_NOISE, STRONGEST, Metrics, epsilon_text
+from loricate.records.names import (
+    BASE,
+    HARDENED,
+    NO_ATTACK,
+    RANDOM_NOISE,
+    STRONGEST,
+    Metrics,
+    epsilon_text,
+    stem,
+)
 from loricate.records.schema import Aggregate, Check, Criterion, Integrity, Verdict
 
 __all__ = ["Evidence", "Thresholds", "decide"]
@@ -224,7 +233,7 @@ def _integrity(evidence: Evidence) -> Criterion:
 
 
 def _checks(evidence: Evidence) -> Criterion:
-    judged = [check for check in evidence.checks if check.subject in ("base", "hardened")]
+    judged = [check for check in evidence.checks if stem(check.subject) in (BASE, HARDENED)]
     made = [check for check in judged if check.level != "skipped"]
     errors = [check.name for check in made if check.level == "error"]
     blank = Criterion(name="sanity_checks", requirement="no sanity check failed", threshold=0.0)

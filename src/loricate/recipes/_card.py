@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 from loricate.basics.files import write_atomically
-from loricate.records.names import NO_ATTACK, RANDOM_NOISE, STRONGEST, Metrics, epsilon_text
+from loricate.records.condition import Condition
+from loricate.records.names import NO_ATTACK, RANDOM_NOISE, STRONGEST, Metrics, is_replicate
 from loricate.records.schema import Aggregate, RunRecord
+from loricate.report.words import condition_label
 
 __all__ = ["write_card"]
 
@@ -54,10 +56,12 @@ def _numbers(record: RunRecord) -> str:
     shown = [
         a
         for a in record.aggregates
-        if a.metric in _SHOWN and a.attack in (NO_ATTACK, RANDOM_NOISE, STRONGEST)
+        if a.metric in _SHOWN
+        and a.attack in (NO_ATTACK, RANDOM_NOISE, STRONGEST)
+        and not is_replicate(a.subject)
     ]
     rows = [_row(a) for a in shown]
-    head = ["| subject | attack | epsilon | metric | value | 95 % interval | n |", "|---" * 7 + "|"]
+    head = ["| subject | attack | metric | value | 95 % interval | n |", "|---" * 6 + "|"]
     return "\n".join([*head, *rows])
 
 
@@ -65,8 +69,7 @@ def _row(a: Aggregate) -> str:
     interval = f"{a.low:.3f} to {a.high:.3f}"
     cells = (
         a.subject,
-        a.attack,
-        epsilon_text(a.epsilon),
+        condition_label(Condition.of(a)),
         a.metric,
         f"{a.value:.3f}",
         interval,

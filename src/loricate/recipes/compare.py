@@ -1,23 +1,14 @@
 """Runs side by side: the same numbers of several models, with intervals and paired tests."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, final
 
-import numpy as np
-
 from loricate.basics.errors import ConfigError, ConfigProblem, nearest
-from loricate.evaluation.aggregates import Table, pivot, worst_case
-from loricate.evaluation.statistics import (
-    bootstrap_difference,
-    holm,
-    mcnemar_exact,
-    signed_rank,
-)
+from loricate.recipes._paired import Column, Paired, paired
 from loricate.records.condition import Condition
-from loricate.records.io import ROWS_FILE, read_record, read_rows
+from loricate.records.io import read_record
 from loricate.records.names import (
     BASE,
     HARDENED,
@@ -25,7 +16,6 @@ from loricate.records.names import (
     STRONGEST,
     Metrics,
     is_replicate,
-    stem,
 )
 from loricate.records.schema import Aggregate, RunRecord
 
@@ -41,19 +31,6 @@ MAIN_METRICS = (
 
 _SHARED_SETTINGS = ("model", "images", "judge", "seed", "plan")
 _PAIRED_SETTINGS = ("model", "images", "seed")
-_BROKEN = "edit_broken"
-
-
-class Column(NamedTuple):
-    """A model of a run.
-
-    Args:
-        run: Name of the run.
-        subject: Which of its models.
-    """
-
-    run: str
-    subject: str
 
 
 class Line(NamedTuple):
@@ -80,39 +57,6 @@ class Difference:
 
     key: str
     values: tuple[object, ...]
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Paired:
-    """Whether two models break on different shares of the same samples.
-
-    Args:
-        first: A model.
-        second: Another.
-        epsilon: Radius in pixel units.
-        norm: Norm of the ball.
-        n: Samples both have.
-        only_first: Samples that break on the first alone; of several trainings their mean.
-        only_second: Samples that break on the second alone.
-        difference: Share broken on the first less that on the second.
-        low: Lower end of its interval, a bootstrap over samples and trainings.
-        high: Upper end.
-        p_value: Exact McNemar test, or of several trainings Wilcoxon's of their shares; corrected
-            after Holm over every pair and radius compared.
-    """
-
-    first: Column
-    second: Column
-    epsilon: float
-    norm: str
-    n: int
-    only_first: float
-    only_second: float
-    difference: float
-    low: float
-    high: float
-    p_value: float
 
 
 @final
@@ -168,7 +112,7 @@ def compare(
         columns=columns,
         rows=_rows(records, columns, wanted),
         differences=differences,
-        paired=_paired(dict(zip(records, runs, strict=True)), columns) if is_paired else (),
+        paired=paired(dict(zip(records, runs, strict=True)), columns) if is_paired else (),
         quick=tuple(name for name, record in records.items() if record.quick),
         unreliable={name: errors for name, r in records.items() if (errors := _errors(r))},
     )
@@ -256,75 +200,3 @@ def _leaves(key: str, value: object) -> Iterable[tuple[str, object]]:
 
 def _errors(record: RunRecord) -> tuple[str, ...]:
     return tuple(f"{c.name} ({c.subject})" for c in record.checks if c.level == "error")
-
-
-_Samples = dict[tuple[str, int], float]
-"""Whether the worst case breaks a sample, by training and sample."""
-
-_Broken = dict[tuple[str, float], _Samples]
-"""The same at each norm and radius."""
-
-
-def _paired(paths: Mapping[str, Path], columns: Sequence[Column]) -> tuple[Paired, ...]:
-    """The first hardened model against each other model; where there is none, the first model."""
-    broken = {run: _broken(path) for run, path in paths.items()}
-    tables = {column: broken[column.run][column.subject] for column in columns}
-    first = next((c for c in columns if c.subject == HARDENED), columns[0])
-    tests = [
-        _test(first, second, at, _shares(ours, tables[second][at]))
-        for second in columns
-        for at, ours in sorted(tables[first].items())
-        if second != first and at in tables[second]
-    ]
-    adjusted = holm([test.p_value for test in tests])
-    return tuple(replace(t, p_value=p) for t, p in zip(tests, adjusted, strict=True))
-
-
-def _broken(run: Path) -> Mapping[str, _Broken]:
-    """Rows of each model, those of several trainings also under the name of their defense."""
-    tables: dict[str, _Broken] = defaultdict(lambda: defaultdict(dict))
-    rows = read_rows(run / ROWS_FILE) if (run / ROWS_FILE).is_file() else ()
-    for row in worst_case(rows):
-        if _BROKEN in row.values:
-            for name in {row.subject, stem(row.subject)}:
-                at = tables[name][row.norm, row.epsilon]
-                at[row.subject, row.sample] = row.values[_BROKEN]
-    return tables
-
-
-def _shares(one: _Samples, two: _Samples) -> tuple[Table, Table]:
-    """Both by training and shared sample: one training meets each of the other's.
-
-    Of unlike numbers of trainings there are means, whose interval is over samples alone.
-    """
-    shared = {sample for _, sample in one} & {sample for _, sample in two}
-    first, second = (
-        pivot({key: value for key, value in each.items() if key[1] in shared})
-        for each in (one, two)
-    )
-    if len(first) == len(second) or 1 in (len(first), len(second)):
-        both = np.broadcast_arrays(first, second)
-        return both[0], both[1]
-    return first.mean(0, keepdims=True), second.mean(0, keepdims=True)
-
-
-def _test(
-    first: Column, second: Column, at: tuple[str, float], shares: tuple[Table, Table]
-) -> Paired:
-    norm, epsilon = at
-    means = [table.mean(0) for table in shares]
-    is_single = all(np.isin(mean, (0.0, 1.0)).all() for mean in means)
-    more = bootstrap_difference(*shares, seed=0)
-    return Paired(
-        first=first,
-        second=second,
-        epsilon=epsilon,
-        norm=norm,
-        n=shares[0].shape[1],
-        only_first=float(np.clip(means[0] - means[1], 0, None).sum()),
-        only_second=float(np.clip(means[1] - means[0], 0, None).sum()),
-        difference=more.value,
-        low=more.low,
-        high=more.high,
-        p_value=mcnemar_exact(*means) if is_single else signed_rank(*means),
-    )

@@ -24,7 +24,7 @@ from loricate.records.names import (
 from loricate.records.schema import Aggregate, Blob, RunRecord
 from loricate.report import charts, words
 from loricate.report.figures import clean_table, draw_figures, subject_order
-from loricate.report.matrix import matrices
+from loricate.report.matrix import matrices, unreliable
 from loricate.report.svg import SvgSheet
 
 __all__ = ["REPORT_FILE", "build_report", "render_report"]
@@ -96,7 +96,7 @@ def render_report(record: RunRecord, pictures: dict[str, Picture]) -> str:
         "thresholds": _numbered(pictures, "threshold"),
         "grids": [p for role, p in pictures.items() if role.startswith("grid/")],
         "matrices": matrices(record),
-        "unreliable": {check.subject for check in record.checks if check.level == "error"},
+        "unreliable": unreliable(record),
         "tables": _tables(record),
         "clean_table": clean_table(record),
         "headline": _headline(record),

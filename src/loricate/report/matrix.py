@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from loricate.records.condition import Condition
-from loricate.records.names import NO_ATTACK, STRONGEST, Metrics, is_replicate
+from loricate.records.names import NO_ATTACK, STRONGEST, Metrics, is_replicate, stem
 from loricate.records.schema import Aggregate, RunRecord
 from loricate.report.figures import clean_table, subject_order
 from loricate.report.words import condition_label, metric_label
 
-__all__ = ["Matrix", "MatrixRow", "matrices"]
+__all__ = ["Matrix", "MatrixRow", "matrices", "unreliable"]
 
 _ON_PICTURES: Final = (Metrics.PSNR, Metrics.LATENT_DRIFT, Metrics.ALIGNMENT)
 _ON_PROMPTS: Final = (Metrics.EMBEDDING_SHIFT, Metrics.GENERATION_ALIGNMENT)
@@ -65,6 +65,16 @@ def matrices(record: RunRecord) -> tuple[Matrix, ...]:
         for metric in _HARMS
         if len((matrix := _matrix(record, metric)).rows) > 1 and len(matrix.subjects) > 1
     )
+
+
+def unreliable(record: RunRecord) -> set[str]:
+    """Models with a failed check; a defense is one as soon as a training of it is.
+
+    Args:
+        record: What was measured.
+    """
+    failed = {check.subject for check in record.checks if check.level == "error"}
+    return failed | {stem(subject) for subject in failed}
 
 
 def _matrix(record: RunRecord, metric: str) -> Matrix:

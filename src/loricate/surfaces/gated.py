@@ -326,7 +326,8 @@ def watched(module: nn.Module) -> Iterator[Gates]:
         yield gates
     finally:
         for update in updates:
-            update.watchers.pop()
+            # By identity: another thread may watch the same module.
+            update.watchers[:] = [seen for seen in update.watchers if seen is not gates.seen]
 
 
 def _attached(module: nn.Module, updates: Mapping[str, GatedUpdate]) -> GatedAttached:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from loricate.basics.errors import ShapeError
 from loricate.evaluation.aggregates import aggregate, worst_case
 from loricate.evaluation.statistics import bootstrap_mean, wilson
 from loricate.records.schema import Aggregate, SampleRow
@@ -143,10 +144,23 @@ def test_trainings_count_each_for_itself_and_together() -> None:
     means = {name: a.value for name, a in found.items()}
     assert means == pytest.approx({"encoder@0": 0.2, "encoder@1": 0.6, "encoder": 0.4})
     together = found["encoder"]
-    assert (together.n, together.method) == (4, "crossed bootstrap")
-    assert (together.low, together.high) == pytest.approx((0.1, 0.7))
+    assert (together.n, together.method) == (2, "bootstrap, t over trainings")
+    # Two trainings that differ say next to nothing.
+    assert together.low < 0 < 1 < together.high
     rates = {a.subject: a.value for a in aggregate(rows, 0) if _is_rate(a)}
     assert rates == {"encoder@0": 0.0, "encoder@1": 1.0, "encoder": 0.5}
+
+
+def test_what_no_training_did_may_happen_all_the_same() -> None:
+    rows = [_row(i).model_copy(update={"subject": f"e@{s}"}) for s in range(3) for i in range(100)]
+    [found] = [a for a in aggregate(rows, 0) if _is_rate(a) and a.subject == "e"]
+    assert (found.value, found.low, found.n) == (0.0, 0.0, 100)
+    assert found.high == pytest.approx(wilson(0, 100).high)
+
+
+def test_two_rows_of_one_sample_are_refused() -> None:
+    with pytest.raises(ShapeError, match="one row"):
+        aggregate([_row(0), _row(0).model_copy(update={"seed": 1})], 0)
 
 
 def _is_rate(a: Aggregate) -> bool:

@@ -10,6 +10,7 @@ from loricate.evaluation.statistics import (
     bootstrap_difference,
     bootstrap_mean,
     bootstrap_ratio,
+    bootstrap_test,
     holm,
     mcnemar_exact,
     signed_rank,
@@ -108,8 +109,7 @@ def test_nan_and_infinity_are_refused(bad: list[float]) -> None:
 
 
 def test_several_trainings_widen_the_interval() -> None:
-    rng = np.random.default_rng(3)
-    samples = rng.normal(size=40)
+    samples = np.random.default_rng(3).normal(size=40)
     alike = np.stack([samples] * 3)
     apart = alike + np.array([[-1.0], [0.0], [1.0]])
     one, three = bootstrap_mean(samples, seed=0), bootstrap_mean(alike, seed=0)
@@ -119,6 +119,29 @@ def test_several_trainings_widen_the_interval() -> None:
     assert spread.value == pytest.approx(one.value)
     assert spread.high - spread.low > 2 * (one.high - one.low)
     assert bootstrap_difference(apart, alike, seed=0).value == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.2])
+def test_intervals_over_three_trainings_hold_the_truth(spread: float) -> None:
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(60):
+        trainings = rng.normal(0, spread, (3, 1))
+        table = trainings + rng.normal(0, 0.3, (1, 40)) + rng.normal(0, 0.05, (3, 40))
+        interval = bootstrap_mean(table, seed=0)
+        held += interval.low <= 0 <= interval.high
+    assert held >= 54  # of 60, at a level of 95 %
+
+
+def test_equal_defenses_are_rarely_told_apart() -> None:
+    rng, rejected = np.random.default_rng(1), 0
+    for _ in range(60):
+        shared = rng.normal(0, 0.3, (1, 40))
+        first, second = (shared + rng.normal(0, 0.07, (3, 1)) for _ in range(2))
+        first, second = (x + rng.normal(0, 0.1, x.shape) for x in (first, second))
+        rejected += bootstrap_test(first, second, seed=0) < 0.05
+    assert rejected <= 6
+    apart = bootstrap_test(shared.repeat(3, 0) + 1, shared.repeat(3, 0), seed=0)
+    assert apart == pytest.approx(2 / 10_001)
 
 
 def test_a_negative_ratio_is_refused() -> None:

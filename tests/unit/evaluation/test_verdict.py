@@ -137,8 +137,9 @@ def test_another_epsilon_or_norm_is_no_evidence() -> None:
         assert _passed(verdict, "base_success_over_noise") is None
 
 
-def test_an_error_check_fails_and_a_failure_outweighs_an_open_question() -> None:
-    error = Check(name="knowledge_order", level="error", subject="hardened", message="")
+@pytest.mark.parametrize("subject", ["hardened", "hardened@1"])
+def test_an_error_check_fails_and_a_failure_outweighs_an_open_question(subject: str) -> None:
+    error = Check(name="knowledge_order", level="error", subject=subject, message="")
     evidence = replace(_evidence({_BASE: None}), checks=[_OK, error])
     verdict = decide(evidence, Thresholds())
     assert verdict.status == "fail"

@@ -3,7 +3,7 @@
 import pytest
 
 from loricate.records.names import Metrics, budget_text
-from loricate.report.matrix import matrices
+from loricate.report.matrix import matrices, unreliable
 from loricate.testing.records import made_up_record
 
 
@@ -40,6 +40,15 @@ def test_clean_costs_stand_below() -> None:
         "clean: Latent drift",
         "clean: Prompt alignment",
     ]
+
+
+def test_single_trainings_stand_in_no_column_and_spoil_their_defense() -> None:
+    record = record_of(*PAIR, *WORST, ("hardened@0", "pgd", 0.1, 0.0, 0.2))
+    failed = record.checks[0].model_copy(update={"level": "error", "subject": "hardened@0"})
+    [matrix] = matrices(record)
+    assert matrix.subjects == ("base", "hardened")
+    spoiled = unreliable(record.model_copy(update={"checks": (failed,)}))
+    assert spoiled == {"hardened@0", "hardened"}
 
 
 def test_the_best_are_all_that_cannot_be_told_from_the_lowest() -> None:
