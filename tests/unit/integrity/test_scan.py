@@ -181,16 +181,18 @@ def test_every_file_is_visited_once_and_loops_end(tmp_path) -> None:
 
 def test_a_folder_deeper_than_the_stack_is_walked(tmp_path) -> None:
     folder = tmp_path
-    for _ in range(sys.getrecursionlimit() + 200):
-        folder /= "d"
-        folder.mkdir()
-    (folder / "a.txt").write_text("a")
-    assert [each.path.name for each in files_of([tmp_path])] == ["a.txt"]
-    # What cleans up after tests does recur.
-    while folder != tmp_path:
+    try:
+        for _ in range(sys.getrecursionlimit() + 200):
+            folder /= "d"
+            folder.mkdir()
+        (folder / "a.txt").write_text("a")
+        assert [each.path.name for each in files_of([tmp_path])] == ["a.txt"]
+    finally:
+        # What cleans up after tests does recur.
         (folder / "a.txt").unlink(missing_ok=True)
-        folder.rmdir()
-        folder = folder.parent
+        while folder != tmp_path:
+            folder.rmdir()
+            folder = folder.parent
 
 
 def test_files_of_a_hub_cache_have_the_names_of_their_links(tmp_path) -> None:
