@@ -143,7 +143,7 @@ def test_no_file_takes_half_a_gibibyte_of_memory(name, tmp_path) -> None:
             header = json.dumps(dict.fromkeys(map(str, range(300_000)), entry)).encode()
         case "text.safetensors":
             header = (
-                b'{"__metadata__": {"k": "' + "\U0001f600".encode() + b"a, b" * 4_900_000 + b'"}}'
+                b'{"__metadata__": {"k": "' + "\U0001f600".encode() + b"a  b" * 4_900_000 + b'"}}'
             )
         case _:
             path.write_bytes((b"S'" + b"\xff" * 60_000 + b"'\n0") * 1_600 + bomb)

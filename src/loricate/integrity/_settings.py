@@ -1,10 +1,10 @@
 """Settings of PEFT, transformers and diffusers, from a JSON file or out of a header."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from loricate.adapters.keys import HEADER_KEY
+from loricate.adapters.tensors import bounded_json
 from loricate.basics.errors import UnsupportedError
 from loricate.integrity.subject import Content, Subject
 
@@ -49,7 +49,7 @@ def _header_table(subject: Subject) -> Mapping[str, Any]:
     if text is None:
         return {}
     try:
-        table = json.loads(text)
+        table = bounded_json(text)
     except (ValueError, RecursionError):
         table = None
     if not isinstance(table, dict):

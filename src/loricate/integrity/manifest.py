@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TypeVar, final
 
+from loricate.adapters.tensors import bounded_json
 from loricate.basics.errors import (
     HostileFileError,
     IntegrityError,
@@ -153,7 +154,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         missing = f"a readable file {str(path)!r} ({error.strerror or error})"
         raise PrerequisiteError(missing, remedy="check its permissions") from error
     try:
-        table = json.loads(content, object_pairs_hook=_unique)
+        table = bounded_json(content, object_pairs_hook=_unique)
         return _parsed(_typed(table, dict))
     except (ValueError, RecursionError) as error:
         raise HostileFileError(path, reason=f"not a manifest: {error}") from None

@@ -3,7 +3,6 @@
 Strict readers refuse or resolve what two parsers may read in two ways; a check has to see it.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
-from loricate.adapters.tensors import MAX_HEADER_BYTES, MAX_TENSORS, is_moderate
+from loricate.adapters.tensors import MAX_HEADER_BYTES, TooMuchError, bounded_json
 
 __all__ = ["METADATA", "Pairs", "RawHeader", "is_safetensors", "read_header"]
 
@@ -125,11 +124,10 @@ def read_header(path: Path) -> RawHeader:
 
 
 def _parsed(length: int, size: int, text: bytes) -> RawHeader:
-    if not is_moderate(text):
-        why = f"more in the header than {MAX_TENSORS} tensors need"
-        return RawHeader(length, size, text, Pairs(), why)
     try:
-        entries = json.loads(text.decode(), object_pairs_hook=Pairs)
+        entries = bounded_json(text.decode(), object_pairs_hook=Pairs)
+    except TooMuchError as error:
+        return RawHeader(length, size, text, Pairs(), f"header with {error}")
     except (ValueError, RecursionError) as error:
         return RawHeader(length, size, text, Pairs(), f"header is not JSON: {error}")
     if not isinstance(entries, Pairs):

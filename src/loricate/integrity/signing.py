@@ -6,7 +6,6 @@ which alone decides whether they are what a key has signed, so files are read on
 
 import base64
 import contextlib
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +14,7 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, final
 
+from loricate.adapters.tensors import bounded_json
 from loricate.basics.errors import (
     ConfigError,
     ConfigProblem,
@@ -197,8 +197,8 @@ def _statement(path: Path) -> _Statement:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise HostileFileError(path, reason=f"a signature of more than {_MAX_BYTES} bytes")
-        bundle = json.loads(path.read_bytes())
-        payload = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
+        bundle = bounded_json(path.read_bytes())
+        payload = bounded_json(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
         hint = bundle["verificationMaterial"].get("publicKey", {}).get("hint")
         predicate = payload.get("predicate", {})
         options, listed = predicate.get("serialization", {}), predicate.get("resources", [])

@@ -11,10 +11,11 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, Any, NamedTuple, final
 
+from loricate.adapters.adapter import Adapter
 from loricate.adapters.files import AdapterFile, open_adapter
 from loricate.adapters.keys import HASH_KEY
-from loricate.adapters.tensors import TensorFile, is_moderate
-from loricate.basics.errors import ConfigError, LoricateError, ShapeError
+from loricate.adapters.tensors import TensorFile, TooMuchError, bounded_json
+from loricate.basics.errors import ConfigError, HostileFileError, LoricateError, ShapeError
 from loricate.integrity._base_model import Base
 from loricate.integrity._keys import is_adapter
 from loricate.integrity._pickles import Pickled, read_pickles
@@ -44,6 +45,24 @@ class Content(StrEnum):
     JSON = "json"
     FOLDER = "folder"
     OTHER = "other"
+
+
+class _Config(NamedTuple):
+    table: Mapping[str, Any] | None = None
+    is_refused: bool = False
+
+    @classmethod
+    def read(cls, path: Path) -> "_Config":
+        try:
+            if path.stat().st_size > MAX_JSON_BYTES:
+                return cls(is_refused=True)
+            # A file of empty lists fills twenty times its size in memory.
+            parsed = bounded_json(path.read_bytes())
+        except TooMuchError:
+            return cls(is_refused=True)
+        except (OSError, ValueError, RecursionError):
+            return cls()
+        return cls(parsed if isinstance(parsed, dict) else None)
 
 
 class _Hashes(NamedTuple):
@@ -117,6 +136,9 @@ class Subject:
             return Readable(self.adapter.adapter, {})
         if self.tensors is None or not is_adapter(self.tensors):
             return None
+        if self.is_config_refused:
+            why = "the config beside it is too large to be read, and may state any scale"
+            return Readable(Adapter({}), {self.path.name: why})
         return readable_part(self.tensors, self.config, self.base)
 
     @cached_property
@@ -128,15 +150,24 @@ class Subject:
         """
         return None if self.readable is None else features(self.readable.adapter)
 
-    @cached_property
+    @property
     def config(self) -> Mapping[str, Any] | None:
         """A JSON object: the file itself, or the config beside a safetensors file."""
+        return self._config.table
+
+    @property
+    def is_config_refused(self) -> bool:
+        """Whether that JSON was not read as it would fill the memory."""
+        return self._config.is_refused
+
+    @cached_property
+    def _config(self) -> "_Config":
         if self.content is Content.JSON:
-            return _object(self.path)
+            return _Config.read(self.path)
         if self.content is Content.SAFETENSORS:
             beside = (self.path.with_name(name) for name in CONFIGS)
-            return next((_object(path) for path in beside if path.is_file()), None)
-        return None
+            return next((_Config.read(path) for path in beside if path.is_file()), _Config())
+        return _Config()
 
     @cached_property
     def pickled(self) -> Pickled:
@@ -196,6 +227,9 @@ class Subject:
     def _adapter(self) -> tuple[AdapterFile | None, LoricateError | None]:
         if self.tensors is None:
             return None, self.refusal
+        if self.is_config_refused:
+            reason = "the config beside it is too large to be read"
+            return None, HostileFileError(self.path, reason=reason)
         try:
             return _open(self.path, self.base), None
         except LoricateError as error:
@@ -246,15 +280,3 @@ def _open(path: Path, base: Base | None) -> AdapterFile:
     if any(problem.key == "component" and problem.got is None for problem in problems):
         return open_adapter(path, component=_UNNAMED)
     raise last
-
-
-def _object(path: Path) -> Mapping[str, Any] | None:
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            return None
-        text = path.read_bytes()
-        # A file of empty lists fills twenty times its size in memory.
-        parsed = json.loads(text) if is_moderate(text) else None
-    except (OSError, ValueError, RecursionError):
-        return None
-    return parsed if isinstance(parsed, dict) else None

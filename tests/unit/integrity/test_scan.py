@@ -1,6 +1,7 @@
 """The runner: what is walked, what a rule may do, and what the verdict is."""
 
 import hashlib
+import json
 import os
 import pickle
 import sys
@@ -151,7 +152,19 @@ def test_a_config_that_would_fill_the_memory_is_not_parsed(tmp_path) -> None:
     small.write_text('{"x": [' + "[]," * 1000 + "[]]}")
     large.write_text('{"x": [' + "[]," * 1_000_000 + "[]]}")
     assert Subject(small).config.keys() == {"x"}
-    assert Subject(large).config is None
+    assert (Subject(large).config, Subject(large).is_config_refused) == (None, True)
+
+
+def test_weights_beside_a_config_that_is_not_read_are_open(tmp_path) -> None:
+    save_adapter(adapter(), tmp_path, form="peft")
+    config = tmp_path / "adapter_config.json"
+    table = json.loads(config.read_text())
+    assert scan([tmp_path], rules=all_rules()).outcome() == "pass"
+    config.write_text(json.dumps(table | {"lora_alpha": 40_000, "x": [0] * 1_050_000}))
+    report = scan([tmp_path], rules=all_rules())
+    assert report.outcome() != "pass"
+    reasons = [each.why for each in report.not_verified if each.rule == "unjudged_updates"]
+    assert any("may state any scale" in reason for reason in reasons)
 
 
 def test_a_file_that_is_no_adapter_says_why(tensors) -> None:

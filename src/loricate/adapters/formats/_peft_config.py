@@ -1,6 +1,5 @@
 """The configuration beside PEFT's factors: what it may say, and the scale it implies."""
 
-import json
 import math
 import re
 from collections import Counter
@@ -12,7 +11,7 @@ from typing import Any, final
 
 from loricate.adapters.keys import HEADER_KEY, PLAIN_INITS
 from loricate.adapters.names import without_tower
-from loricate.adapters.tensors import TensorFile
+from loricate.adapters.tensors import TensorFile, bounded_json
 from loricate.basics.errors import (
     ConfigError,
     ConfigProblem,
@@ -244,7 +243,7 @@ def header_config(file: TensorFile, prefix: str) -> PEFTConfig | None:
     if text is None:
         return None
     try:
-        table = json.loads(text)
+        table = bounded_json(text)
     except (ValueError, RecursionError):
         table = None
     if not isinstance(table, dict):
@@ -268,7 +267,7 @@ def read_config(path: Path) -> PEFTConfig:
     if path.stat().st_size > _MAX_BYTES:
         raise HostileFileError(path, reason=f"config exceeds {_MAX_BYTES} bytes")
     try:
-        table = json.loads(path.read_bytes())
+        table = bounded_json(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise HostileFileError(path, reason=f"config is not JSON: {error}") from None
     if not isinstance(table, dict):

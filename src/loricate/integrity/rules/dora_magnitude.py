@@ -20,6 +20,7 @@ __all__ = ["DoraMagnitude"]
 
 _KIND = "dora"
 _OF_ROWS = "lora_magnitude_vector"
+_VANISHING = 1e-6
 
 
 class _Sized(NamedTuple):
@@ -27,6 +28,7 @@ class _Sized(NamedTuple):
 
     module: str
     whole: float
+    length: float
     least: float
     most: float
 
@@ -38,9 +40,10 @@ class DoraMagnitude(Rule):
 
     DoRA scales every row (PEFT, LyCORIS) or column (older LyCORIS) of base plus update to a
     magnitude, which training starts at the norm that is there. High where the magnitudes of a
-    module, projected on those norms, are ``huge`` times them or below ``share`` of them: nothing of
-    the weight is left, or most of it is gone. Medium from ``large`` times or half of them on, and
-    where a single one is ``huge`` times its norm, a tenth of it, or negative.
+    module, projected on those norms or by their length, are ``huge`` times them, or projected below
+    ``share`` of them: nothing of the weight is left, or most of it is gone. Medium from ``large``
+    times or half of them on, and where a single one is ``huge`` times its norm, a tenth of it, or
+    negative.
 
     Cannot see what a few changed rows do within these limits. A module is not verified where the
     base has no weight of its shape.
@@ -101,7 +104,7 @@ class DoraMagnitude(Rule):
             )
 
     def _grade(self, sized: _Sized) -> Severity | None:
-        if not self.share < sized.whole < self.huge:
+        if not self.share < sized.whole < self.huge or sized.length >= self.huge:
             return Severity.HIGH
         is_whole = 0.5 < sized.whole < self.large
         is_each = 1 / self.huge < sized.least and sized.most < self.huge
@@ -129,10 +132,13 @@ def _sized(subject: Subject, part: Part) -> _Sized | str:
     magnitudes = stored.reshape(-1)
     if not np.isfinite(magnitudes).all():
         return "magnitudes that are no numbers"
-    there = norms > 1e-6 * norms.max()
-    ratios = magnitudes[there] / norms[there]
+    # Where base and update cancel, what is left has any direction, at the size of its magnitude.
+    least = _VANISHING * norms.max()
+    there = (norms > least) | (np.abs(magnitudes) > least)
+    ratios = magnitudes[there] / np.maximum(norms[there], least)
     whole = float(magnitudes @ norms / (norms @ norms))
-    return _Sized(part.module, whole, float(ratios.min()), float(ratios.max()))
+    length = float(np.linalg.norm(magnitudes) / np.linalg.norm(norms))
+    return _Sized(part.module, whole, length, float(ratios.min()), float(ratios.max()))
 
 
 def _norms(weight: StoredArray, update: LowRank, is_rows: bool) -> Float[np.ndarray, " n"]:
