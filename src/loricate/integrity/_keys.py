@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
 from loricate.adapters import sgm
-from loricate.adapters.formats._entries import role_of
+from loricate.adapters.formats import _entries
 from loricate.adapters.formats._kohya_names import find, underscored
 from loricate.adapters.formats.diffusers import COMPONENTS
 from loricate.adapters.keys import COMFY_PREFIXES, KOHYA_PREFIXES
@@ -18,9 +18,11 @@ __all__ = [
     "Place",
     "Scheme",
     "is_adapter",
+    "is_bare",
     "kind_of_key",
     "part_of",
     "place_of",
+    "role_of",
     "scheme_of",
 ]
 
@@ -43,9 +45,19 @@ _KINDS = {
     "embedding": r"lora_embedding_[AB](?:\.\w+)?",
 }
 _PATTERNS = {kind: re.compile(rf"(.+?)\.(?:{end})") for kind, end in _KINDS.items()}
-# Pairs of layouts that nobody reads here, such as those of cloneofsimo and of XLabs.
-_FOREIGN = re.compile(
-    r"(.+:\d+):(up|down)|(.+?(?:^|[._])\w*lora\w*)[.:]((?:up|down|A|B|a|b)(?:\.weight)?)"
+# Pairs as parameters and not as layers, as trainers of Mochi save them and ComfyUI takes them.
+_BARE = (".lora_A", ".lora_B")
+_TUNERS = (
+    r"boft|c3a|delora|fourierft|frod|gralora|hira|hra|p?vera|randlora|shira|tinylora|unilora|"
+    r"vblora|waveft"
+)
+# Updates that nobody reads here: layouts of cloneofsimo and of XLabs, and other tuners of PEFT.
+_FOREIGN = (
+    re.compile(r"(.+:\d+):(up|down)"),
+    re.compile(r"(.+?(?:^|[._])\w*lora\w*)[.:]((?:up|down|A|B|a|b)(?:\.weight)?)"),
+    re.compile(r"(.+?)\.(lora_(?:[A-E]|up|down|mid|ranknum)(?:\.\w+)*)"),
+    re.compile(rf"(.+?)\.((?:{_TUNERS})_\w+(?:\.\w+)*)"),
+    re.compile(r"(.+)\.(diff\.weight)"),
 )
 _GLORA = frozenset({"a1.weight", "a2.weight", "b1.weight", "b2.weight"})
 _BUNDLED = re.compile(r"bundle_emb\.[^.]+\..+")
@@ -81,6 +93,16 @@ class Part(NamedTuple):
     kind: str
     role: str
     key: str
+
+
+def is_bare(key: str) -> bool:
+    """Whether the name of a factor ends before ``.weight``, which few loaders take."""
+    return key.endswith(_BARE)
+
+
+def role_of(key: str) -> tuple[str, str] | None:
+    """Module and role of a tensor of a plain pair in any spelling, or ``None`` for any other."""
+    return _entries.role_of(f"{key}.weight" if is_bare(key) else key)
 
 
 @lru_cache(1 << 14)
@@ -123,9 +145,8 @@ def part_of(key: str) -> Part | None:
     if scheme in ("peft", "kohya", "lycoris") and not is_whole:
         module, _, end = key.rpartition(".")
         return Part(module, "unknown", end, key)
-    if (match := _FOREIGN.fullmatch(key)) is not None:
-        return Part(match[1] or match[3], "unknown", match[2] or match[4], key)
-    return None
+    match = next(filter(None, (pattern.fullmatch(key) for pattern in _FOREIGN)), None)
+    return None if match is None else Part(match[1], "unknown", match[2], key)
 
 
 def scheme_of(key: str) -> Scheme:

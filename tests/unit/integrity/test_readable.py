@@ -143,6 +143,29 @@ def test_an_alpha_of_several_numbers_leaves_its_module_out(read, draw):
     assert set(read(tensors).left_out) == {NAME}
 
 
+@pytest.mark.parametrize("name", [NAME, "unet.mid_block.conv", "diffusion_model.a.0", "blocks.0.q"])
+def test_a_pair_without_weight_is_a_pair(read, draw, name):
+    a, b = draw(2, 8), draw(8, 2)
+    found = read({f"{name}.lora_A": a, f"{name}.lora_B": b, f"{name}.alpha": np.float32(6.0)})
+    assert not found.left_out
+    (update,) = found.adapter.values()
+    close(update.factors, 3 * (b @ a))
+
+
+UNREAD_ENDS = (
+    *("boft_R", "boft_s", "hra_u", "vera_lambda_b", "vera_lambda_d", "vera_A.default", "lora_E"),
+    *("diff.weight", "lora_up", "lora_A.other.weight", "lora_B.other", "fourierft_spectrum"),
+)
+
+
+@pytest.mark.parametrize("end", UNREAD_ENDS)
+@pytest.mark.parametrize("prefix", ["", "unet.", "diffusion_model."])
+def test_what_other_tuners_save_is_left_out_and_never_taken_for_a_model(read, draw, prefix, end):
+    found = read({f"{prefix}mid.to_q.{end}": draw(4, 4)})
+    assert not found.adapter
+    assert found.left_out == {f"{prefix}mid.to_q": "tensors of an unknown kind"}
+
+
 @pytest.mark.parametrize(
     ("names", "module"),
     [

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from loricate.adapters.formats._entries import role_of
 from loricate.adapters.formats._peft_config import PEFTConfig, header_config
 from loricate.adapters.tensors import TensorFile
 from loricate.basics.errors import ShapeError
 from loricate.integrity._alpha import alpha_of
-from loricate.integrity._keys import PEFT_PREFIX, part_of, scheme_of
+from loricate.integrity._keys import PEFT_PREFIX, part_of, role_of, scheme_of
 from loricate.integrity._reading import tensors_of
 from loricate.integrity.finding import Finding, NotVerified, Severity
 from loricate.integrity.rule import Rule

@@ -37,11 +37,12 @@ class ImportMapping(Rule):
     Fires, at any depth of a config, on ``auto_mapping.parent_library`` and ``megatron_core``, which
     PEFT imports; on ``auto_map`` and ``custom_pipelines``, by which transformers runs Python files
     that lie beside the weights or in another repository; on ``_target_`` of Hydra and ``target`` of
-    CompVis's configs, also in YAML; on tags of YAML that call Python; and on a ``weight_map`` that
-    leads out of its folder. Fires on classes of ``model_index.json`` that come from elsewhere than
-    diffusers and transformers, from a file, or from a folder with Python files, which diffusers
-    takes before its own. A config too large to be read is a finding too. Code beside weights, be it
-    Python, a script of a shell or a program, is not verified: no rule reads it.
+    CompVis's configs, also in YAML, whatever its first line says; on tags of YAML that call Python;
+    and on a ``weight_map`` that leads out of its folder. Fires on classes of ``model_index.json``
+    that come from elsewhere than diffusers and transformers, from a file, or from a folder with
+    Python files, which diffusers takes before its own. A config too large to be read is a finding
+    too. Code beside weights, be it Python, a script of a shell or a program, is not verified: no
+    rule reads it.
 
     Severity: high; critical for targets known to run code, medium for targets that nobody knows,
     and for large files that have no name of a config. Current loaders ask before they run code of
@@ -80,10 +81,13 @@ class ImportMapping(Rule):
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
         """One finding for each setting that names code, and what code there is."""
         is_safetensors = subject.content is Content.SAFETENSORS
-        if not is_safetensors and (kind := code_in(subject.path)) is not None:
+        kind = None if is_safetensors else code_in(subject.path)
+        if kind is not None:
             yield self.not_verified(subject, f"{kind}, which no rule reads")
-        elif subject.path.suffix.lower() in _YAML and not is_safetensors:
+        if not is_safetensors and _is_yaml(subject):
             yield from islice(self._in_yaml(subject), self.max_shown)
+        elif kind is not None:
+            return
         elif subject.content is Content.JSON and _is_large(subject.path):
             yield self._large(subject)
         elif subject.content in JSON_OR_HEADER:
@@ -153,6 +157,12 @@ class ImportMapping(Rule):
 
     def _allows(self, library: str) -> bool:
         return library.partition(".")[0] in self.libraries
+
+
+def _is_yaml(subject: Subject) -> bool:
+    # Readers of YAML go by no name, and what is no JSON before it may be a comment to them.
+    suffix = subject.path.suffix.lower()
+    return suffix in _YAML or (suffix == ".json" and subject.content is Content.OTHER)
 
 
 def _is_large(path: Path) -> bool:

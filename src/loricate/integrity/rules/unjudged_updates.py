@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from loricate.basics.errors import NumericalError
+from loricate.integrity._npz import holds_numbers_alone
 from loricate.integrity._readable import DORA
 from loricate.integrity._reading import adapter_of, tensors_of
 from loricate.integrity.finding import Finding, NotVerified, Severity
@@ -24,7 +25,8 @@ class UnjudgedUpdates(Rule):
     module of another kind (OFT, GLoRA, IA3, biases, unknown tensors), or with factors that do not
     belong together, as not verified. Such a file does not pass: the
     verdict is inconclusive, since what nobody has looked at may be all there is to it. The same
-    holds for tensors in a pickle: that it imports nothing odd says nothing of its numbers.
+    holds for tensors in a pickle: that it imports nothing odd says nothing of its numbers. Arrays
+    of ``np.savez`` that are plain numbers are neither a pickle nor an adapter.
 
     Severity: high where the product of finite factors overflows.
     """
@@ -32,6 +34,15 @@ class UnjudgedUpdates(Rule):
     applies_to: ClassVar = frozenset({Content.SAFETENSORS, Content.PICKLE})
     needs_adapter: ClassVar = True
     is_essential: ClassVar = True
+
+    def concerns(self, subject: Subject) -> bool:
+        """Whether there are updates in a file, or tensors in a pickle that may be some."""
+        is_moot = (
+            subject.content is Content.PICKLE
+            and not (subject.pickled.imports or subject.pickled.obstacles)
+            and holds_numbers_alone(subject.path)
+        )
+        return super().concerns(subject) and not is_moot
 
     def check(self, subject: Subject) -> Iterator[Finding | NotVerified]:
         """One entry for each module that is left out, or one for a pickle."""

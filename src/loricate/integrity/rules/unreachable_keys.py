@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from loricate.integrity._keys import is_adapter, kind_of_key, part_of, scheme_of
+from loricate.integrity._keys import is_adapter, is_bare, kind_of_key, part_of, scheme_of
 from loricate.integrity._reading import tensors_of
 from loricate.integrity.finding import Finding, NotVerified, Severity
 from loricate.integrity.rule import Rule
@@ -109,14 +109,14 @@ def _peft(key: str) -> bool:
 
 def _pipeline(key: str) -> bool:
     scheme, kind = scheme_of(key), kind_of_key(key)
-    if key.startswith(_NO_PIPELINE) or scheme not in ("kohya", "diffusers"):
+    if is_bare(key) or key.startswith(_NO_PIPELINE) or scheme not in ("kohya", "diffusers"):
         return False
     return kind in ("lora", "bias") or (kind == "dora" and not key.endswith(".dora_scale"))
 
 
 def _model(key: str) -> bool:
     # It is told the prefix, so the names of every component but text encoders are in its reach.
-    if key.startswith(("text_encoder", "lora_")):
+    if is_bare(key) or key.startswith(("text_encoder", "lora_")):
         return False
     return scheme_of(key) in ("diffusers", "lone", "peft") and kind_of_key(key) == "lora"
 
@@ -128,12 +128,15 @@ def _comfy(key: str) -> bool:
     is_known = scheme in ("kohya", "comfy") or (
         scheme == "diffusers" and not key.startswith(_NO_PIPELINE)
     )
+    # Those of Mochi have the names of its modules and nothing else.
+    is_known |= scheme == "lone" and is_bare(key)
     return is_known and kind not in (None, "bundled", "embedding", "ia3")
 
 
 def _a1111(key: str) -> bool:
     kind = kind_of_key(key)
-    return kind == "bundled" or (scheme_of(key) == "kohya" and kind not in (None, "embedding"))
+    is_known = scheme_of(key) == "kohya" and not is_bare(key)
+    return kind == "bundled" or (is_known and kind not in (None, "embedding"))
 
 
 def _lycoris(key: str) -> bool:

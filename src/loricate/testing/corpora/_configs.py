@@ -131,6 +131,11 @@ _TARGETS: Mapping[str, Build] = {
     ),
     "target_of_hydra_in_yaml": file_of("config.yaml", b"a:\n  _target_: os.getcwd\n"),
     "target_of_compvis_in_yaml": file_of("lora.yaml", (_MODEL % "subprocess.Popen").encode()),
+    "target_in_yaml_behind_a_line_of_a_script": file_of(
+        "v1-inference.yaml", b"#! SD 1.5\nmodel:\n  _target_: os.getcwd\n"
+    ),
+    "target_in_yaml_that_begins_as_a_program": file_of("a.yml", b"MZ: 1\n_target_: os.getcwd\n"),
+    "target_in_yaml_named_json": file_of("config.json", b"#! 1\n_target_: os.getcwd\n"),
     "target_in_yaml_in_one_line": file_of("a.yml", b'{"model": {target: "os.getcwd"}}'),
 }
 

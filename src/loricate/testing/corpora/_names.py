@@ -138,6 +138,15 @@ def _twice_in_peft(folder: Path) -> Path:
     return peft_folder(folder, adapter, metadata={COMPONENT_KEY: "unet"}, more=more)
 
 
+def _bare(folder: Path) -> Path:
+    """Pairs as trainers of Mochi name them, thousands of times too large."""
+    adapter = adapter_for(embedded("unet", _CROSS), Plan(size=4000.0))
+    tensors = spelled(
+        adapter, ".lora_A", ".lora_B", lambda target: f"diffusion_model.{target.module}"
+    )
+    return _alone(tensors)(folder)
+
+
 def _two_numberings(folder: Path) -> Path:
     """One transformer by its number in diffusers, and by its number in single files."""
     layers = stable_diffusion("sd1", "unet", r"^down_blocks\.0\.attentions\.0\..*attn1\.to_q$")
@@ -231,6 +240,7 @@ _SHADOWS: Mapping[str, Build] = {
     "names_of_diffusers_and_kohya": _pair(
         f"unet.{_FIRST.module}", ".lora_A.weight", ".lora_B.weight"
     ),
+    "names_with_and_without_weight": _pair(f"unet.{_FIRST.module}", ".lora_A", ".lora_B"),
     "both_suffixes_at_one_module": _pair(_MODULE, ".lora_A.weight", ".lora_B.weight"),
     "two_generations_of_names": _two_generations,
     "two_prefixes_of_one_text_encoder": _two_text_prefixes,
@@ -254,6 +264,12 @@ _FOREIGN: Mapping[str, Build] = {
 }
 
 NAMES = (
+    Case(
+        name="pairs_without_weight",
+        build=_bare,
+        expects={"absolute_norm": _HIGH, "norm_outlier": _HIGH},
+        needs_base=True,
+    ),
     *(_case(n, _Kohya(more=more), "full_replace", _HIGH) for n, more in _REPLACING.items()),
     *(_case(n, _alone(more), "full_replace", _HIGH) for n, more in _BESIDE_OTHERS.items()),
     _case(

@@ -285,6 +285,14 @@ def _token() -> dict[str, Array]:
     return {"<cat-toy>": _normal(np.random.default_rng(0), (768,), 0.01)}
 
 
+def _arrays(folder: Path) -> Path:
+    """Plain numbers as numpy saves them, which hold no pickle."""
+    rows = np.array([(1, 2.0)], [("n", "i4"), ("x", "f4")])
+    np.savez(folder / "plain.npz", images=np.zeros((2, 8, 8, 3), np.uint8), rows=rows)
+    np.savez_compressed(folder / "compressed.npz", np.arange(9.0), names=np.array(["a", "bc"]))
+    return folder
+
+
 def _original_config(folder: Path) -> Path:
     """The form of config that Stable Diffusion was published with."""
     (folder / "v1-inference.yaml").write_text(
@@ -400,12 +408,19 @@ _KOHYA_FILES: Mapping[str, Build] = {
         )
     ),
     "comfy": _kohya(_sd1, name=_comfy_name),
+    "comfy_without_weight": _file(
+        lambda: spelled(adapter_for(_sd1()), ".lora_A", ".lora_B", _comfy_name)
+    ),
+    "lone_without_weight": _file(
+        lambda: spelled(adapter_for(_unet()), ".lora_A", ".lora_B", lambda target: target.module)
+    ),
     "our_kohya": _saved(lambda: adapter_for(_unet()), "kohya"),
     "our_kohya_sdxl": _saved(lambda: adapter_for(_sdxl(), Plan(dtype=np.float16)), "kohya"),
 }
 _OTHERS: Mapping[str, Build] = {
     "embedded_model": lambda folder: models.path(),
     "weights_of_a_model": _weights_of_a_model,
+    "arrays_of_numpy": _arrays,
     "token_of_diffusers": _file(_token, name="learned_embeds.safetensors"),
     "tokens_in_metadata": _file(_token, {"$schema": "x", "<lora:style:0.8>": "1"}),
     "embedding_of_the_webui": _embedding_of_the_webui,

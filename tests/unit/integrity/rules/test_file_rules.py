@@ -4,6 +4,7 @@ import json
 import pickle
 import zipfile
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from loricate.integrity.rules.metadata import Metadata
 from loricate.integrity.rules.modules_to_save import ModulesToSave
 from loricate.integrity.rules.pickle import Pickle
 from loricate.integrity.rules.regex_pattern import RegexPattern
+from loricate.integrity.rules.unjudged_updates import UnjudgedUpdates
 from loricate.integrity.scan import scan
 from loricate.integrity.subject import Subject
 from loricate.testing.corpora import pickles
@@ -73,6 +75,54 @@ def test_object_arrays_of_numpy_are_pickles(tmp_path) -> None:
     np.save(tmp_path / "objects.npy", np.array([len], object), allow_pickle=True)
     assert found(tmp_path / "plain.npy", Pickle()) == []
     assert found(tmp_path / "objects.npy", Pickle()) == ["high"]
+
+
+def open_of(folder) -> bool:
+    report = scan([folder], rules=[Pickle(), UnjudgedUpdates()])
+    return report.outcome() == "inconclusive"
+
+
+def test_arrays_of_plain_numbers_are_no_pickle(tmp_path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.arange(3.0))
+    assert not open_of(tmp_path)
+    np.savez_compressed(tmp_path / "a.npz", np.ones(2, ml_dtypes.bfloat16), x=np.array(["a"]))
+    assert not open_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arrays", [{"x": np.array([None], object)}, {"x": np.zeros(1, [("a", "O")])}]
+)
+def test_arrays_of_objects_stay_pickles(arrays, tmp_path) -> None:
+    np.savez(tmp_path / "a.npz", plain=np.arange(3.0), **arrays)
+    assert open_of(tmp_path)
+    np.savez(tmp_path / "a.npz", x=np.array([len], object))
+    assert found(tmp_path, Pickle()) == ["high"]
+
+
+def test_archives_that_may_be_weights_stay_open(tmp_path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.arange(3.0))
+    plain = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").rename(tmp_path / "a.pt")
+    assert open_of(tmp_path)
+    (tmp_path / "a.pt").unlink()
+    (tmp_path / "a.npz").write_bytes(b"\x80\x02}." + plain)
+    assert open_of(tmp_path)
+    np.savez(tmp_path / "a.npz", **{"unet.conv_in.lora_A.weight": np.ones((2, 2))})
+    assert open_of(tmp_path)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", b"\x93NUMPY\x01")
+    assert open_of(tmp_path)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("data.pkl", b"\x80\x02}.")
+    assert open_of(tmp_path)
+
+
+@pytest.mark.parametrize("begin", ["#! SD 1.5", "MZ: 1"])
+def test_a_first_line_of_a_script_hides_nothing_in_yaml(begin, tmp_path) -> None:
+    (tmp_path / "a.yaml").write_text(f"{begin}\n_target_: os.system\n")
+    report = scan([tmp_path], rules=[ImportMapping()])
+    assert [str(each.severity) for each in report.findings] == ["critical"]
+    assert len(report.not_verified) == 1
 
 
 def test_what_no_scanner_opens_is_not_verified(tmp_path) -> None:
