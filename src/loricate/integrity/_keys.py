@@ -32,15 +32,16 @@ Scheme: TypeAlias = Literal["peft", "kohya", "lycoris", "comfy", "diffusers", "l
 PEFT_PREFIX = "base_model.model."
 _LYCORIS = "lycoris_"
 
-# Ends of names by what the tensor is; the module is what stands before.
+# Ends of names by what the tensor is; the module is what stands before. What may be repeated is
+# bounded, as a name can be as long as a header and is searched from each of its dots.
 _KINDS = {
     "replacement": r"set_weight|diff|diff_b|[wb]_norm|reshape_weight",
     "loha": r"hada_(?:w[12]_[ab]|t[12])",
     "lokr": r"lokr_(?:w[12](?:_[ab])?|t[12])",
-    "dora": r"dora_scale|lora_magnitude_vector(?:\.\w+)*",
+    "dora": r"dora_scale|lora_magnitude_vector(?:\.\w+){0,3}",
     "oft": r"(?:oft_(?:blocks|diag)|oft_R|rescale)(?:\.weight)?",
     "glora": r"[ab][12]\.weight",
-    "ia3": r"on_input|ia3_l(?:\.\w+)*",
+    "ia3": r"on_input|ia3_l(?:\.\w+){0,3}",
     "bias": r"bias_(?:indices|values|size)|lora_(?:A|B|up|down)(?:\.\w+)?\.bias",
     "embedding": r"lora_embedding_[AB](?:\.\w+)?",
 }
@@ -54,9 +55,9 @@ _TUNERS = (
 # Updates that nobody reads here: layouts of cloneofsimo and of XLabs, and other tuners of PEFT.
 _FOREIGN = (
     re.compile(r"(.+:\d+):(up|down)"),
-    re.compile(r"(.+?(?:^|[._])\w*lora\w*)[.:]((?:up|down|A|B|a|b)(?:\.weight)?)"),
-    re.compile(r"(.+?)\.(lora_(?:[A-E]|up|down|mid|ranknum)(?:\.\w+)*)"),
-    re.compile(rf"(.+?)\.((?:{_TUNERS})_\w+(?:\.\w+)*)"),
+    re.compile(r"(.*lora(?:(?!lora)[^.:])*)[.:]((?:up|down|A|B|a|b)(?:\.weight)?)"),
+    re.compile(r"(.+?)\.(lora_(?:[A-E]|up|down|mid|ranknum)(?:\.\w+){0,3})"),
+    re.compile(rf"(.+?)\.((?:{_TUNERS})_\w+(?:\.\w+){{0,3}})"),
     re.compile(r"(.+)\.(diff\.weight)"),
 )
 _GLORA = frozenset({"a1.weight", "a2.weight", "b1.weight", "b2.weight"})

@@ -8,7 +8,7 @@ import pytest
 from loricate.adapters.formats._kohya_names import find, resolve
 from loricate.adapters.tensors import save_tensors
 from loricate.basics import errors
-from loricate.integrity._keys import place_of
+from loricate.integrity._keys import part_of, place_of
 from loricate.integrity.scan import scan
 
 KNOWN = "lora_unet_down_blocks_0_attentions_0_proj_in"
@@ -53,4 +53,14 @@ def test_many_foreign_names_are_scanned_in_no_time(tmp_path) -> None:
     assert find(KNOWN, "unet") is not None  # makes the tables
     begun = time.process_time()
     scan([tmp_path / "a.safetensors"])
+    assert time.process_time() - begun < 1
+
+
+REPEATED = ("_lora", ".lora", "lora.up", ".lora_A", ".lora_A.bias", ".hra_u", ".ia3_l", "x:1")
+
+
+@pytest.mark.parametrize("part", [*REPEATED, ".lora_magnitude_vector", ".diff.weight"])
+def test_a_name_of_any_length_is_judged_in_no_time(part) -> None:
+    begun = time.process_time()
+    part_of(part * 20_000 + "!")
     assert time.process_time() - begun < 1
