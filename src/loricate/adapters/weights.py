@@ -1,7 +1,8 @@
 """The weights of a model on disk, by component, read one tensor at a time."""
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -22,6 +23,10 @@ __all__ = [
 
 StoredArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
+_PIPELINE = "model_index.json"
+# Loaders look for no other names: those of diffusers, transformers and PEFT.
+_LOADED = ("diffusion_pytorch_model", "model", "adapter_model")
+_VARIANT_INDEX = re.compile(r"\.safetensors\.index\.[\w-]+\.json$")
 # Where single-file checkpoints of Stable Diffusion keep their components.
 _SINGLE_FILE = {
     "first_stage_model.": "vae",
@@ -108,7 +113,8 @@ def open_model(path: str | Path) -> dict[str, Weights]:
     path = Path(path)
     if path.is_file():
         return _split(TensorFile(path))
-    if any(path.glob("*.safetensors")):
+    is_pipeline = (path / _PIPELINE).exists()
+    if not is_pipeline and any(path.glob("*.safetensors")):
         return {path.resolve().name: open_weights(path)}
     folders = sorted({file.parent for file in path.glob("*/*.safetensors")})
     if not folders:
@@ -122,7 +128,7 @@ def component_folder(model: Path, component: str) -> Path:
     Raises:
         PrerequisiteError: There is no such component.
     """
-    is_pipeline = (model / "model_index.json").exists()
+    is_pipeline = (model / _PIPELINE).exists()
     for folder in (model / component,) if is_pipeline else (model / component, model):
         if any(folder.glob("*.safetensors")):
             return folder
@@ -133,25 +139,36 @@ def component_folder(model: Path, component: str) -> Path:
 def open_weights(folder: Path) -> Weights:
     """Weights of one component, in one file or in shards.
 
-    Where a folder holds variants of the same weights, the one without a variant name is taken.
+    Where a folder holds variants of the same weights, the one without a variant name is taken;
+    where one has a name that loaders look for, those that they pass over are not.
 
     Raises:
         ConfigError: The folder leaves open which file holds the weights.
         HostileFileError: A file is malformed.
     """
-    indexes = sorted(folder.glob("*.safetensors.index.json"))
-    names = sorted(file.name for file in folder.glob("*.safetensors"))
+    found = sorted(file.name for file in folder.glob("*.safetensors*"))
+    indexes, names = _candidates(found)
     if len(indexes) == 1:
-        names = _shards(indexes[0])
-    elif len(names) > 1:
-        names = [name for name in names if name.count(".") == 1]
-    if not names or (len(names) > 1 and not indexes):
+        names = _shards(folder / indexes[0])
+    if not names or len(indexes) > 1 or (len(names) > 1 and not indexes):
         expected = f"one file of weights in {str(folder)!r}"
-        found = sorted(file.name for file in folder.glob("*.safetensors*"))
         raise ConfigError(ConfigProblem(key="model", expected=expected, got=found))
     files = [TensorFile(folder / name) for name in names]
-    stem = (indexes[0].name if indexes else names[0]).partition(".")[0]
-    return Weights({key: (file, key) for file in files for key in file}, stem)
+    sources = {key: (file, key) for file in files for key in file}
+    if len(sources) < sum(map(len, files)):
+        raise HostileFileError(folder / indexes[0], reason="two shards hold the same tensor")
+    return Weights(sources, (indexes or names)[0].partition(".")[0])
+
+
+def _candidates(found: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Indexes and files that may be meant, of all there are in a folder."""
+    loaded = [name for name in found if name.partition(".")[0] in _LOADED] or found
+    indexes = [name for name in loaded if name.endswith(".safetensors.index.json")]
+    names = [name for name in loaded if name.endswith(".safetensors")]
+    plain = [name for name in names if name.count(".") == 1]
+    if not (indexes or plain):
+        indexes = [name for name in loaded if _VARIANT_INDEX.search(name)]
+    return indexes, plain if len(names) > 1 else names
 
 
 def _shards(index: Path) -> list[str]:

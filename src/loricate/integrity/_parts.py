@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import IO, NamedTuple, Protocol, TypeAlias, final
 
 __all__ = ["Bounds", "Obstacle", "Part", "parts_of"]
@@ -20,9 +21,23 @@ _LOCAL = struct.Struct("<4s22xHH")
 _LOCAL_MAGIC = b"PK\x03\x04"
 _END = struct.Struct("<12sLLH")
 _END_MAGIC = b"PK\x05\x06"
-_MAX_COMMENT = 1 << 16
+_WIDE = struct.Struct("<4s36xQQ")
+_WIDE_MAGIC = b"PK\x06\x06"
+_LOCATOR = struct.Struct("<4s4xQ4x")
+_LOCATOR_MAGIC = b"PK\x06\x07"
+_ENTRY = struct.Struct("<4s4xHH8xLLHHH8xL")
+_ENTRY_MAGIC = b"PK\x01\x02"
+_EXTRA, _LONG = struct.Struct("<HH"), struct.Struct("<Q")
+_WIDE_EXTRA = 1
+_IS_WIDE = 0xFFFFFFFF
+_UTF_8 = 0x800
+# Behind the directory there is at most a comment, an end, and what a wide end takes.
+_TAIL = (1 << 16) + _END.size + _LOCATOR.size + _WIDE.size
+_MAX_ENTRIES = 300_000
 _ENCRYPTED = 1
 _MAX_MEMORY = 1 << 27
+_LZMA = struct.Struct("<BLQ")
+_NO_LENGTH, _MAX_LENGTH = (1 << 64) - 1, 1 << 40
 _MAX_STREAMS = 1000
 _UNOPENED = {
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
@@ -87,6 +102,11 @@ class Bounds:
         return self.n_members >= 0
 
 
+class _Directory(NamedTuple):
+    start: int
+    length: int
+
+
 _Members: TypeAlias = Callable[[Part, Bounds], Iterator[Part | Obstacle]]
 
 
@@ -137,7 +157,7 @@ _COMPRESSED: dict[bytes, tuple[str, _Kind]] = {
     b"\x1f\x8b": ("a gzip file", lambda: _Zlib(31)),
     **{b"BZh%d" % level: ("a bzip2 file", bz2.BZ2Decompressor) for level in range(1, 10)},
     b"\xfd7zXZ\x00": ("an xz file", _lzma),
-    b"]\x00\x00": ("an lzma file", _lzma),
+    b"]\x00": ("an lzma file", _lzma),
     **{bytes((0x78, level)): ("a zlib file", _inflater) for level in b"\x01\x5e\x9c\xda"},
 }
 _ZFILE = b"ZF0x"
@@ -236,6 +256,9 @@ def _tar(part: Part, bounds: Bounds) -> Iterator[Part | Obstacle]:
 
 def _zip(part: Part, bounds: Bounds) -> Iterator[Part | Obstacle]:
     listed = _listed(part.file)
+    if listed is None:
+        yield Obstacle(part.name, "a zip archive that lists more than is read")
+        return
     if not listed:
         yield Obstacle(part.name, "a zip archive whose directory is empty or cannot be read")
     for info in listed:
@@ -245,39 +268,67 @@ def _zip(part: Part, bounds: Bounds) -> Iterator[Part | Obstacle]:
         yield from _member(part, info, bounds)
 
 
-def _listed(file: IO[bytes]) -> list[zipfile.ZipInfo]:
-    """What any reader may find in a zip archive.
+def _listed(file: IO[bytes]) -> list[zipfile.ZipInfo] | None:
+    """What any reader may find in a zip archive, or ``None`` if that is too much.
 
     Readers take another of several ends, and look for the directory where the end says or in front
-    of it; each of them is read here from a copy.
+    of it; each of them is read here.
     """
+    directories = sorted(_directories(file))
+    every = chain(_infos(file), *(_entries(file, place) for place in directories))
+    found: dict[tuple[object, ...], zipfile.ZipInfo] = {}
+    for number, each in enumerate(every):
+        if number >= _MAX_ENTRIES:
+            return None
+        found[_meaning(each)] = each
+    return list(found.values())
+
+
+def _meaning(info: zipfile.ZipInfo) -> tuple[object, ...]:
+    sizes = info.compress_size, info.file_size
+    return info.filename, info.header_offset, *sizes, info.compress_type, info.flag_bits
+
+
+def _directories(file: IO[bytes]) -> set[_Directory]:
+    """Where a directory may be: stated by an end or a wide one, or right in front of it."""
     size = file.seek(0, io.SEEK_END)
-    file.seek(max(0, size - _END.size - _MAX_COMMENT))
+    begin = max(0, size - _TAIL)
+    file.seek(begin)
     tail = file.read()
-    found = _infos(file)
+    found = set()
     for at in _ends(tail):
-        end = tail[at : at + _END.size]
-        _, length, offset, _ = _END.unpack(end)
-        for start in {offset, size - len(tail) + at - length}:
-            found += _infos(_directory(file, start, length, end))
-    unique = {(each.header_offset, each.compress_size, each.compress_type): each for each in found}
-    return list(unique.values())
+        _, length, offset, _ = _END.unpack_from(tail, at)
+        found |= {_Directory(offset, length), _Directory(begin + at - length, length)}
+    for at in _wide_ends(tail, begin):
+        file.seek(at)
+        record = file.read(_WIDE.size)
+        if record.startswith(_WIDE_MAGIC) and len(record) == _WIDE.size:
+            _, length, offset = _WIDE.unpack(record)
+            found |= {_Directory(offset, length), _Directory(at - length, length)}
+    return {each for each in found if 0 <= each.start < size and each.length}
 
 
 def _ends(tail: bytes) -> set[int]:
     """Where an archive ends: at the last mark of an end, or the last whose comment fits."""
-    marks = [each.start() for each in re.finditer(re.escape(_END_MAGIC), tail)]
-    whole = [at for at in marks if at + _END.size <= len(tail)]
-    lengths = {at: _END.unpack(tail[at : at + _END.size])[-1] for at in whole}
+    whole = [at for at in _marks(tail, _END_MAGIC) if at + _END.size <= len(tail)]
+    lengths = {at: _END.unpack_from(tail, at)[-1] for at in whole}
     fitting = [at for at in whole if at + _END.size + lengths[at] == len(tail)]
     return {*whole[-1:], *fitting[-1:]}
 
 
-def _directory(file: IO[bytes], start: int, length: int, end: bytes) -> IO[bytes]:
-    file.seek(max(0, start))
-    head, *_ = _END.unpack(end)
-    content = file.read(length)
-    return io.BytesIO(content + _END.pack(head, len(content), 0, 0))
+def _wide_ends(tail: bytes, begin: int) -> set[int]:
+    """Where there may be ends for sizes of 64 bits: by their mark, and by what says where."""
+    stated = {
+        _LOCATOR.unpack_from(tail, at)[1]
+        for at in _marks(tail, _LOCATOR_MAGIC)
+        if at + _LOCATOR.size <= len(tail)
+    }
+    beyond = {at for at in stated if at < begin}
+    return beyond | {begin + at for at in _marks(tail, _WIDE_MAGIC)}
+
+
+def _marks(tail: bytes, magic: bytes) -> list[int]:
+    return [each.start() for each in re.finditer(re.escape(magic), tail)]
 
 
 def _infos(file: IO[bytes]) -> list[zipfile.ZipInfo]:
@@ -287,6 +338,39 @@ def _infos(file: IO[bytes]) -> list[zipfile.ZipInfo]:
     except Exception:
         # It raises whatever the bytes lead it to.
         return []
+
+
+def _entries(file: IO[bytes], place: _Directory) -> Iterator[zipfile.ZipInfo]:
+    """Files of one directory, up to what is none, whatever version or sums they state."""
+    at = place.start
+    while at < place.start + place.length:
+        file.seek(at)
+        fixed = file.read(_ENTRY.size)
+        if len(fixed) < _ENTRY.size or not fixed.startswith(_ENTRY_MAGIC):
+            return
+        _, flags, method, packed, size, *lengths, offset = _ENTRY.unpack(fixed)
+        name = file.read(lengths[0]).decode("utf-8" if flags & _UTF_8 else "cp437", "replace")
+        info = zipfile.ZipInfo(name)
+        wide = _wide_values(file.read(lengths[1]))
+        info.file_size, info.compress_size, info.header_offset = (
+            next(wide, _IS_WIDE) if value == _IS_WIDE else value for value in (size, packed, offset)
+        )
+        info.flag_bits, info.compress_type = flags, method
+        yield info
+        at += _ENTRY.size + sum(lengths)
+
+
+def _wide_values(extra: bytes) -> Iterator[int]:
+    """Numbers of 64 bits in the first extra field that has such."""
+    at = 0
+    while at + _EXTRA.size <= len(extra):
+        kind, length = _EXTRA.unpack_from(extra, at)
+        at += _EXTRA.size
+        if kind == _WIDE_EXTRA:
+            content = extra[at : at + length]
+            yield from (each for (each,) in _LONG.iter_unpack(content[: len(content) // 8 * 8]))
+            return
+        at += length
 
 
 def _member(part: Part, info: zipfile.ZipInfo, bounds: Bounds) -> Iterator[Part | Obstacle]:
@@ -322,6 +406,7 @@ def _compressed(beginning: bytes) -> _Members | None:
         start = _ZFILE_HEADER + beginning[_ZFILE_HEADER:].startswith(b" ")
     if what is None:
         return None
+    is_wide = kind is _lzma and _is_wide_lzma(beginning)
 
     def members(part: Part, bounds: Bounds) -> Iterator[Part | Obstacle]:
         packed = _stretch(part, part.name, start, part.file.seek(0, io.SEEK_END))
@@ -329,9 +414,18 @@ def _compressed(beginning: bytes) -> _Members | None:
         if what not in _DOUBTFUL or any(isinstance(each, Part) for each in found):
             limit = f"{bounds.n_bytes_each >> 20} MiB"
             yield Obstacle(part.name, f"{what}, of which only pickles in {limit} are looked for")
+        elif is_wide:
+            yield Obstacle(part.name, f"{what} that takes more memory than is spent on it")
         yield from (each for each in found if isinstance(each, Part))
 
     return members
+
+
+def _is_wide_lzma(beginning: bytes) -> bool:
+    """Whether a header states a dictionary that is not allotted, and a length that may be one."""
+    _, dictionary, length = _LZMA.unpack_from(beginning.ljust(_LZMA.size, b"\0"))
+    is_length = length == _NO_LENGTH or 0 < length < _MAX_LENGTH
+    return bool(dictionary > _MAX_MEMORY // 2 and is_length)
 
 
 def _decompressed(part: Part, kind: _Kind, bounds: Bounds) -> Iterator[Part | Obstacle]:

@@ -16,6 +16,7 @@ _COST_OF_A_STREAM = 10
 _MAX_HEADER = 1 << 20
 _MAX_IMPORTS = 20_000
 _NUMPY = b"\x93NUMPY"
+_UNKNOWN = "named as what is loaded as a pickle, but nothing in it is of a kind that is known"
 # Beside the standard library, what is there wherever models are loaded.
 _INSTALLED = {"numpy", "pip", "setuptools", "torch", "__builtin__", "commands", "copy_reg"}
 
@@ -67,23 +68,34 @@ def read_pickles(path: Path) -> Pickled:
 
 def _found(file: Part, name: str, bounds: Bounds) -> Iterator[tuple[Import, str] | Obstacle]:
     """Imports with the name of the part they are in; what goes wrong hides none found before."""
+    is_known = not _is_named(name)
     try:
         for part in parts_of(file, bounds):
+            is_known |= isinstance(part, Obstacle) or bool(part.name)
             if isinstance(part, Obstacle):
                 yield part
                 continue
-            suffixes = PurePosixPath(part.name or name).suffixes
-            is_named = any(each.lower() in PICKLES for each in suffixes)
-            for each in _of_part(part, is_named, bounds):
-                yield each if isinstance(each, Obstacle) else (each, part.name)
+            for each in _of_part(part, _is_named(part.name or name), bounds):
+                is_known = True
+                if each is not None:
+                    yield each if isinstance(each, Obstacle) else (each, part.name)
+        if not is_known:
+            yield Obstacle(file.name, _UNKNOWN, is_chance=True)
     except Exception as error:
         # Whatever the bytes of an archive lead its readers to.
         yield Obstacle(file.name, f"reading it broke off: {error!r}")
 
 
-def _of_part(part: Part, is_named: bool, bounds: Bounds) -> Iterator[Import | Obstacle]:
+def _is_named(name: str) -> bool:
+    return any(each.lower() in PICKLES for each in PurePosixPath(name).suffixes)
+
+
+def _of_part(part: Part, is_named: bool, bounds: Bounds) -> Iterator[Import | Obstacle | None]:
+    """What is in one part; ``None`` for what is harmless of a known kind."""
     part.file.seek(0)
     is_array, has_objects = _numpy_header(part.file)
+    if is_array:
+        yield None
     is_named = has_objects or (is_named and not is_array)
     start = part.file.tell()
     while bounds.n_opcodes > 0:
@@ -92,6 +104,7 @@ def _of_part(part: Part, is_named: bool, bounds: Bounds) -> Iterator[Import | Ob
         bounds.n_opcodes -= stream.n_opcodes + _COST_OF_A_STREAM
         yield from _meant(stream, is_named)
         if stream.is_complete:
+            yield None
             continue
         # Behind a first pickle there may be anything, such as the numbers of torch's old files.
         is_first = here == start and (is_named or not part.name) and (has_objects or not is_array)
@@ -115,8 +128,11 @@ def _numpy_header(file: IO[bytes]) -> tuple[bool, bool]:
         return False, False
     width = 2 if file.read(2)[:1] == b"\x01" else 4
     length = int.from_bytes(file.read(width), "little")
-    header = file.read(min(length, _MAX_HEADER))
-    return True, b"O" in header
+    start = file.tell()
+    # Readers that take objects take a header of any length; one that long may name them behind.
+    has_objects = length > _MAX_HEADER or b"O" in file.read(length)
+    file.seek(start + length)
+    return True, has_objects
 
 
 def _meant(stream: Stream, is_named: bool) -> Iterator[Import]:

@@ -1,5 +1,6 @@
 """What can be proven of a folder: who signed it, its bytes, its base, its merge, its evidence."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from loricate.adapters.weights import StoredArray, Weights
 from loricate.basics.arrays import dtype_name
 from loricate.basics.errors import IntegrityError
 from loricate.integrity._base_model import open_base
+from loricate.integrity._suffixes import WEIGHTS
 from loricate.integrity.contents import Contents
 from loricate.integrity.digest import adapter_digest, digest
 from loricate.integrity.hashing import FileEntry, unlisted
@@ -247,13 +249,27 @@ def base_claims(
             yield Claim(name="base", path=str(base), passed=False, message=why, where=component)
             continue
         known = known_digests(component, weights, set(statements.values()))
+        twice = _stored_twice(component, weights)
         for path, expected in sorted(statements.items()):
             is_same = expected in known
             what = "the base that" if is_same else "another base than"
             message = f"it is {what} {path!r} states"
+            if twice and not is_same:
+                message += f"; it holds two tensors for {twice[0]!r}"
             yield Claim(
                 name="base", path=str(base), passed=is_same, message=message, where=component
             )
+        if base.is_dir():
+            yield from _passed_over(weights, component)
+
+
+def _passed_over(weights: Weights, component: str) -> Iterator[Claim]:
+    """Other files of weights in the folder, which a loader may take instead."""
+    read = {file.path for file, _ in weights.sources.values()}
+    for path in sorted({each for file in read for each in file.parent.iterdir()} - read):
+        if path.suffix.lower() in WEIGHTS:
+            why = "held to nothing: a loader may take it instead of what was compared"
+            yield Claim(name="base", path=str(path), passed=None, message=why, where=component)
 
 
 def _evidence(passed: bool | None, message: str, *, path: str = RECORD_FILE) -> Claim:
@@ -286,12 +302,20 @@ def known_digests(component: str, weights: Weights, wanted: set[str]) -> set[str
     """
     known = {digest(weights)}
     plain = {name: name for name in weights}
-    renamed = {name_in_diffusers(component, name): name for name in weights}
+    twice = _stored_twice(component, weights)
+    # Of two tensors for one place, nobody knows which a loader takes.
+    renamed = {} if twice else {name_in_diffusers(component, name): name for name in weights}
     for names, is_wide in ((plain, True), (renamed, True), (renamed, False)):
-        if not wanted <= known:
+        if names and not wanted <= known:
             loaded = {new: _loaded(new, weights[old], is_wide) for new, old in names.items()}
             known.add(digest(loaded))
     return known
+
+
+def _stored_twice(component: str, weights: Weights) -> list[str]:
+    """Names in diffusers that two tensors have."""
+    counts = Counter(name_in_diffusers(component, name) for name in weights)
+    return sorted(name for name, count in counts.items() if count > 1)
 
 
 def _loaded(name: str, weight: StoredArray, is_wide: bool) -> StoredArray:

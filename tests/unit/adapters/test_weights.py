@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from loricate.adapters.tensors import TensorFile, save_tensors
-from loricate.adapters.weights import Weights, component_folder, open_file, open_model
-from loricate.basics.errors import PrerequisiteError
+from loricate.adapters.weights import (
+    Weights,
+    component_folder,
+    open_file,
+    open_model,
+    open_weights,
+)
+from loricate.basics.errors import HostileFileError, PrerequisiteError
 
 
 def save(path, **tensors):
@@ -65,3 +71,50 @@ def test_a_file_beside_a_pipeline_is_none_of_its_components(tmp_path):
     with pytest.raises(PrerequisiteError) as caught:
         component_folder(tmp_path, "unet")
     assert "'unet'" in caught.value.missing
+
+
+def index_of(path, *shards):
+    """An index, and a shard of one tensor for each name."""
+    for number, shard in enumerate(shards):
+        save(path.with_name(shard), **{f"x{number}": np.full(1, number)})
+    weight_map = {f"x{number}": shard for number, shard in enumerate(shards)}
+    path.write_text(json.dumps({"weight_map": weight_map}))
+
+
+@pytest.mark.parametrize("stem", ["diffusion_pytorch_model", "model", "adapter_model"])
+def test_what_no_loader_looks_for_takes_the_place_of_nothing(tmp_path, stem):
+    save(tmp_path / f"{stem}.safetensors", loaded=np.ones(1))
+    index_of(tmp_path / "z.safetensors.index.json", "good.safetensors")
+    assert list(open_weights(tmp_path)) == ["loaded"]
+
+
+@pytest.mark.parametrize("variant", ["fp16", "non_ema"])
+def test_a_variant_is_taken_where_there_is_nothing_else(tmp_path, variant):
+    lone, both, sharded = (tmp_path / name for name in ("lone", "both", "sharded"))
+    for folder in (lone, both):
+        save(folder / f"model.{variant}.safetensors", variant=np.ones(1))
+    save(both / "model.safetensors", plain=np.ones(1))
+    sharded.mkdir()
+    shards = [f"model.{variant}-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    index_of(sharded / f"model.safetensors.index.{variant}.json", *shards)
+    assert [list(open_weights(each)) for each in (lone, both, sharded)] == [
+        ["variant"],
+        ["plain"],
+        ["x0", "x1"],
+    ]
+
+
+def test_a_file_beside_a_pipeline_does_not_stand_for_it(tmp_path):
+    save(tmp_path / "vae" / "model.safetensors", inside=np.ones(1))
+    save(tmp_path / "vae.safetensors", beside=np.ones(1))
+    (tmp_path / "model_index.json").write_text("{}")
+    found = open_model(tmp_path)
+    assert {part: list(weights) for part, weights in found.items()} == {"vae": ["inside"]}
+
+
+def test_a_tensor_in_two_shards_is_refused(tmp_path):
+    index_of(tmp_path / "model.safetensors.index.json", "a.safetensors", "b.safetensors")
+    assert list(open_weights(tmp_path)) == ["x0", "x1"]
+    save(tmp_path / "b.safetensors", x0=np.zeros(1), x1=np.ones(1))
+    with pytest.raises(HostileFileError, match="two shards"):
+        open_weights(tmp_path)

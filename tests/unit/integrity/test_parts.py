@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import struct
 import time
 import zipfile
 
@@ -30,6 +31,13 @@ def opened(content, **bounds):
             each.file.seek(0)
             contents[each.name] = each.file.read()
     return contents, why
+
+
+def array(values):
+    """A file of numpy."""
+    file = io.BytesIO()
+    np.save(file, np.array(values))
+    return file.getvalue()
 
 
 def nested(depth, content=OS):
@@ -70,6 +78,11 @@ def test_what_is_nested_too_deep_is_not_verified(tmp_path) -> None:
         ("a.pkl", b"\x80\x02]\x00"),
         ("a.zip", nested(6)),
         ("a.gz", gzip.compress(b"text", mtime=0)),
+        ("a.joblib", b"\x17 of a kind that nobody knows"),
+        ("model.PT", b"\x17"),
+        ("a.pkl.enc", bytes(99)),
+        ("a.joblib", b"]\0\0\0\xff" + b"\xff" * 8 + bytes(99)),
+        ("a.txt", b"]\0\0\0\xff" + b"\xff" * 8 + bytes(99)),
     ],
 )
 def test_what_cannot_be_followed_leaves_the_verdict_open(name, content, tmp_path) -> None:
@@ -158,6 +171,56 @@ def test_what_cannot_be_opened_is_said(content, word) -> None:
 def test_text_that_begins_like_something_compressed_is_text() -> None:
     for text in (b"x^2 + y^2 = 1", b"]\0\0", b"x\x9c"):
         assert opened(text) == ({"": text}, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.npy", array([1.0, 2.0])),
+        ("a.pkl", b"N."),
+        ("a.pkl", b"I1\n."),
+        ("a.bin", b'{"a": 1}'),
+        ("a.pt", zip_of(b"text", "a.txt")),
+        ("a.dat", b"of a kind that nobody knows"),
+        ("a.txt", "]x".encode("utf-16-le") + bytes(99)),
+    ],
+)
+def test_what_is_known_is_no_question(name, content, tmp_path) -> None:
+    save_tensors(tmp_path / "clean.safetensors", {"x": np.ones(2)})
+    (tmp_path / name).write_bytes(content)
+    assert scan([tmp_path], rules=[Pickle()]).not_verified == ()
+
+
+def test_a_safetensors_file_is_known_under_any_name(tmp_path) -> None:
+    save_tensors(tmp_path / "a.pt", {"x": np.ones(2)})
+    assert scan([tmp_path], rules=[Pickle()]).outcome() == "pass"
+
+
+def wide_zip(*places):
+    """A zip archive with wide ends that name the places of the directory."""
+    archive = zip_of(b"text", "a.txt")
+    begin, end = archive.find(b"PK\1\2"), archive.find(b"PK\5\6")
+    wide = b"".join(
+        struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, end - begin, begin + place)
+        for place in places
+    )
+    return archive[:end] + wide + archive[end:]
+
+
+def test_a_wide_end_that_leads_nowhere_hides_nothing() -> None:
+    archive = wide_zip(0, 1 << 40, (1 << 63) + 5)
+    contents, why = opened(archive)
+    assert (contents["a.txt"], why) == (b"text", [])
+
+
+def test_directories_are_read_within_bounds(monkeypatch) -> None:
+    monkeypatch.setattr("loricate.integrity._parts._MAX_ENTRIES", 3)
+    assert "a.txt" in opened(zip_of(b"text", "a.txt"))[0]
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(4):
+            archive.writestr(str(number), b"")
+    assert opened(file.getvalue())[1] == ["a zip archive that lists more than is read"]
 
 
 def test_parts_can_be_read_in_any_order() -> None:

@@ -158,6 +158,60 @@ def test_what_a_manifest_states_of_the_base_counts_too(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "states"),
+    [
+        ("good.safetensors", [None]),
+        ("model.fp16.safetensors", [None]),
+        ("pytorch_model.BIN", [None]),
+        ("config.json", []),
+    ],
+)
+def test_other_weights_in_the_folder_of_a_base_are_open(tmp_path, name, states):
+    vae = tmp_path / "base" / "vae"
+    save_tensors(vae / "model.safetensors", {"w": np.ones(2)})
+    (vae / name).write_bytes(b"{}")
+    run, right = tmp_path / "run", digest({"w": np.ones(2)})
+    run.mkdir()
+    evidence(run, proof(base_digest_before=right, base_digest_after=right))
+    first, *others = base_claims(survey(run).contents, None, tmp_path / "base")
+    assert first.passed is True
+    assert [each.passed for each in others] == states
+    assert all(each.path.endswith(name) and each.is_asked for each in others)
+
+
+def test_a_foreign_index_does_not_choose_what_is_compared(tmp_path):
+    vae = tmp_path / "base" / "vae"
+    save_tensors(vae / "diffusion_pytorch_model.safetensors", {"w": np.zeros(2)})
+    save_tensors(vae / "good.safetensors", {"w": np.ones(2)})
+    (vae / "z.safetensors.index.json").write_text('{"weight_map": {"w": "good.safetensors"}}')
+    run, right = tmp_path / "run", digest({"w": np.ones(2)})
+    run.mkdir()
+    evidence(run, proof(base_digest_before=right, base_digest_after=right))
+    states = [each.passed for each in base_claims(survey(run).contents, None, tmp_path / "base")]
+    assert states == [False, None]
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_two_tensors_for_one_place_are_no_base(tmp_path, is_last):
+    """Of one module under both its names, a loader takes either."""
+    name = "encoder.mid_block.attentions.0.to_q.weight"
+    twin = "encoder.mid.attn_1.q.weight"
+    right, wrong = np.ones((2, 2), np.float32), np.zeros((2, 2), np.float32)
+    order = [(twin, wrong), (name, right)] if is_last else [(name, right), (twin, wrong)]
+    base = tmp_path / "base.safetensors"
+    save_tensors(base, {f"first_stage_model.{key}": each for key, each in order})
+    run, stated = tmp_path / "run", digest({name: right})
+    run.mkdir()
+    evidence(run, proof(base_digest_before=stated, base_digest_after=stated))
+    [claim] = base_claims(survey(run).contents, None, base)
+    assert claim.passed is False
+    assert f"two tensors for {name!r}" in claim.message
+    save_tensors(base, {f"first_stage_model.{twin}": right})
+    [claim] = base_claims(survey(run).contents, None, base)
+    assert claim.passed is True
+
+
+@pytest.mark.parametrize(
     ("states", "outcome"),
     [
         ([], "inconclusive"),

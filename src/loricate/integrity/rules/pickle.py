@@ -30,7 +30,8 @@ class Pickle(Rule):
     Severity: critical for imports known to run, build or load code, high for all others.
 
     Cannot see what allowed imports do with their arguments, or pickles that are data of pickles.
-    What is compressed and what is in archives that are not opened is said to be not verified.
+    What is compressed, what is in archives that are not opened, and what is named as a pickle and
+    of no known kind is said to be not verified.
 
     Args:
         max_shown: Imports that are listed one by one.
@@ -75,6 +76,7 @@ class Pickle(Rule):
         if subject.content is Content.PICKLE and (kind := code_in(subject.path)) is not None:
             yield self.not_verified(subject, f"{kind} with a pickle or zip archive in it")
         for obstacle in pickled.obstacles:
-            # The length of a header may look like the beginning of a pickle.
-            if not (is_tensors and obstacle.is_chance):
+            # The length of a header may look like the beginning of a pickle, and JSON is known.
+            is_known = is_tensors or subject.content is Content.JSON
+            if not (is_known and obstacle.is_chance):
                 yield self.not_verified(subject, obstacle.why, where=obstacle.name or None)

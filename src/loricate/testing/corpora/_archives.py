@@ -108,6 +108,31 @@ def _zip64() -> bytes:
     return file.getvalue()
 
 
+def _shifted(directory: bytes, place: int) -> bytes:
+    """A directory of one file that lies elsewhere."""
+    return directory[:42] + struct.pack("<L", place) + directory[46:]
+
+
+def _wide(directory: bytes, place: int, magic: bytes = b"PK\6\6") -> bytes:
+    """An end for archives of more than 4 GiB."""
+    return struct.pack("<4sQ2H2L4Q", magic, 44, 45, 45, 0, 0, 1, 1, len(directory), place)
+
+
+def _two_wide_ends(version: int = 20) -> bytes:
+    """A wide end that the locator names, as torch reads it, and a clean one where Python looks."""
+    evil, clean = zip_of(_OS), zip_of(pickle.dumps({}))
+    bodies = [each[: each.find(_CENTRAL)] for each in (evil, clean)]
+    first, second = (each[each.find(_CENTRAL) : each.find(_END)] for each in (evil, clean))
+    first = first[:6] + struct.pack("<H", version) + first[8:]
+    second = _shifted(second, len(bodies[0]))
+    body = b"".join(bodies) + first
+    wide = _wide(first, len(body) - len(first))
+    there = len(body) + len(wide)
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, len(body), 1)
+    stated = struct.pack("<4H2LH", 0, 0, 1, 1, len(second), there, 0)
+    return body + wide + second + _wide(second, there) + locator + _END + stated
+
+
 def _zfile(content: bytes, between: bytes = b"") -> bytes:
     """As joblib compressed before 0.10: two letters, the length as text, and zlib."""
     return b"ZF" + hex(len(content)).encode().ljust(19) + between + zlib.compress(content)
@@ -118,6 +143,18 @@ def _objects() -> bytes:
     file = io.BytesIO()
     np.save(file, np.array([(1, len)], dtype=[("number", "f4"), ("object", "O")]))
     return file.getvalue()
+
+
+def _long_header() -> bytes:
+    """An array of objects whose header is longer than anybody reads who looks for a pickle."""
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,)}".ljust((1 << 20) + 99) + b"\n"
+    return b"\x93NUMPY\2\0" + struct.pack("<L", len(header)) + header + _OS
+
+
+def _lzma(dictionary: int) -> bytes:
+    """As joblib compresses, with another dictionary."""
+    filters = [{"id": lzma.FILTER_LZMA1, "dict_size": dictionary}]
+    return lzma.compress(_OS, lzma.FORMAT_ALONE, filters=filters)
 
 
 _NESTED = zip_of(zip_of(zip_of(_OS)), "inner.dat", zipfile.ZIP_DEFLATED)
@@ -140,6 +177,9 @@ _FILES: dict[str, tuple[str, bytes]] = {
     "bzip2_second": ("a.bz2", bz2.compress(b"") + bz2.compress(_OS)),
     "xz": ("a.joblib", lzma.compress(_OS)),
     "lzma": ("a.lzma", lzma.compress(_OS, lzma.FORMAT_ALONE)),
+    "lzma_of_a_small_dictionary": ("a.joblib", _lzma(4096)),
+    "lzma_of_an_odd_dictionary": ("a.joblib", _lzma((1 << 16) + (1 << 12))),
+    "npy_with_a_long_header": ("a.npy", _long_header()),
     "zlib": ("a.joblib", zlib.compress(_OS)),
     "zlib_stored": ("a.joblib", zlib.compress(_OS, 0)),
     "old_joblib": ("a.joblib", _zfile(_OS)),
@@ -154,6 +194,9 @@ _FILES: dict[str, tuple[str, bytes]] = {
     "zip_of_two_directories": ("a.pt", _two_directories()),
     "zip_of_one_name_twice": ("a.pt", _twice()),
     "zip_64": ("a.pt", _zip64()),
+    "zip_64_of_two_ends": ("a.pt", _two_wide_ends()),
+    "zip_64_of_two_ends_of_a_later_version": ("a.pt", _two_wide_ends(255)),
+    "zip_of_a_later_version": ("a.pt", _changed(6, b"\xff\0")),
     "zip_of_a_folder_with_content": ("a.pt", zip_of(_OS, "archive/")),
     "picture_with_a_zip": ("a.png", b"\x89PNG\r\n\x1a\n" + bytes(99) + zip_of(_OS)),
 }
