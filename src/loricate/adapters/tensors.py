@@ -7,7 +7,7 @@ mapped from disk one at a time, so a file may be larger than memory.
 import json
 import math
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,13 +192,17 @@ def to_storage(array: Array) -> Shaped[np.ndarray, "..."]:
     return np.asarray(on_cpu(array), order="C")
 
 
-def bounded_json(text: bytes | str, **options: Any) -> Any:
+def bounded_json(
+    text: bytes | str,
+    *,
+    object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> Any:
     """Parsed JSON, unless that takes more memory than a header of ``MAX_TENSORS`` tensors.
 
     Args:
         text: The JSON. Commas and brackets count, those in strings too, as to tell them apart
             takes longer than to parse them.
-        **options: As of ``json.loads``.
+        object_pairs_hook: As of ``json.loads``.
 
     Raises:
         TooMuchError: There is too much in it.
@@ -209,7 +213,7 @@ def bounded_json(text: bytes | str, **options: Any) -> Any:
     signs = (",", "[", "{") if isinstance(text, str) else (b",", b"[", b"{")
     if sum(map(counted.count, signs)) > MAX_TENSORS * _NODES_PER_TENSOR:
         raise TooMuchError(f"more in it than {MAX_TENSORS} tensors need")
-    return json.loads(text, **options)
+    return json.loads(text, object_pairs_hook=object_pairs_hook)
 
 
 class TooMuchError(ValueError):

@@ -155,6 +155,13 @@ def test_a_config_that_would_fill_the_memory_is_not_parsed(tmp_path) -> None:
     assert (Subject(large).config, Subject(large).is_config_refused) == (None, True)
 
 
+@pytest.mark.parametrize(("name", "grave"), [("config.json", [Severity.HIGH]), ("vocab.json", [])])
+def test_a_config_is_not_that_long_and_a_vocabulary_may_be(name, grave, tmp_path) -> None:
+    (tmp_path / name).write_text('{"auto_map": "x", "x": [' + "0," * 1_100_000 + "0]}")
+    report = scan([tmp_path], rules=all_rules())
+    assert [each.severity for each in report.findings if each.rule == "import_mapping"] == grave
+
+
 def test_weights_beside_a_config_that_is_not_read_are_open(tmp_path) -> None:
     save_adapter(adapter(), tmp_path, form="peft")
     config = tmp_path / "adapter_config.json"

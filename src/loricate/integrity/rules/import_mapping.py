@@ -88,7 +88,9 @@ class ImportMapping(Rule):
             yield from islice(self._in_yaml(subject), self.max_shown)
         elif kind is not None:
             return
-        elif subject.content is Content.JSON and _is_large(subject.path):
+        elif subject.content is Content.JSON and (
+            _is_large(subject.path) or (subject.is_config_refused and _is_config(subject.path))
+        ):
             yield self._large(subject)
         elif subject.content in JSON_OR_HEADER:
             yield from islice(self._in_config(subject), self.max_shown)
@@ -122,12 +124,11 @@ class ImportMapping(Rule):
         return self.finding(subject, named.severity, message, advice=_ADVICE, where=where)
 
     def _large(self, subject: Subject) -> Finding:
-        is_config = subject.path.name == _INDEX or subject.path.stem.endswith("config")
         size = subject.path.stat().st_size
         return self.finding(
             subject,
-            Severity.HIGH if is_config else Severity.MEDIUM,
-            f"{size >> 20} MiB of JSON or YAML, more than any config has and than is read here",
+            Severity.HIGH if _is_config(subject.path) else Severity.MEDIUM,
+            f"JSON or YAML of {size} bytes, with more in it than any config has and than is read",
             advice="do not load it; look at what fills it",
             n_bytes=size,
         )
@@ -163,6 +164,10 @@ def _is_yaml(subject: Subject) -> bool:
     # Readers of YAML go by no name, and what is no JSON before it may be a comment to them.
     suffix = subject.path.suffix.lower()
     return suffix in _YAML or (suffix == ".json" and subject.content is Content.OTHER)
+
+
+def _is_config(path: Path) -> bool:
+    return path.name == _INDEX or path.stem.endswith("config")
 
 
 def _is_large(path: Path) -> bool:
