@@ -22,7 +22,7 @@ from loricate.adapters.weights import (
     open_weights,
 )
 from loricate.basics.arrays import unit_roundoff
-from loricate.basics.errors import ConfigError, ConfigProblem, NumericalError
+from loricate.basics.errors import ConfigError, ConfigProblem, HostileFileError, NumericalError
 from loricate.lowrank.factors import LowRank
 
 __all__ = ["TensorCheck", "check_merge", "excess", "name_in_diffusers"]
@@ -141,12 +141,24 @@ def _pairings(adapter: Adapter, base: Path, merged: Path) -> Iterator[_Pairing]:
         after = _component(merged, component)
         own = _names_in(base, component, part.weights)
         is_one_layout = base.is_dir() and set(own.values()) == set(after)
+        keys = {name: name for name in after}
         if not is_one_layout:
-            own = {name_in_diffusers(component, each): name for each, name in own.items()}
-        keys = {
-            name if is_one_layout else name_in_diffusers(component, name): name for name in after
-        }
+            own, keys = (
+                _by_place(component, names, path) for names, path in ((own, base), (keys, merged))
+            )
         yield _Pairing(component, part.weights, part.patches, after, own, keys, base.is_dir())
+
+
+def _by_place(component: str, names: Mapping[str, str], path: Path) -> dict[str, str]:
+    """The same names by what diffusers calls their tensors; two for one place are refused."""
+    places: dict[str, str] = {}
+    for each, name in names.items():
+        place = name_in_diffusers(component, each)
+        if place in places:
+            both = f"{places[place]!r} and {name!r} are one tensor to loaders"
+            raise HostileFileError(path, reason=both)
+        places[place] = name
+    return places
 
 
 def _names_in(base: Path, component: str, weights: Weights) -> dict[str, str]:

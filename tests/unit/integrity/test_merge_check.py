@@ -7,7 +7,8 @@ from ml_dtypes import bfloat16
 from loricate.adapters.adapter import Adapter, Target, Update
 from loricate.adapters.formats.merged import Merged
 from loricate.adapters.tensors import TensorFile, save_tensors
-from loricate.integrity.merge_check import check_merge, name_in_diffusers
+from loricate.basics.errors import HostileFileError
+from loricate.integrity.merge_check import _by_place, check_merge, name_in_diffusers
 from loricate.lowrank.merge import merge
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -258,3 +259,10 @@ def test_a_single_file_base_is_found_under_the_names_of_diffusers(tmp_path, rng)
 )
 def test_names(component, name, expected):
     assert name_in_diffusers(component, name) == expected
+
+
+def test_two_tensors_for_one_place_are_refused(tmp_path):
+    twins = ("decoder.mid.attn_1.norm.bias", "decoder.mid_block.attentions.0.group_norm.bias")
+    with pytest.raises(HostileFileError, match="one tensor to loaders"):
+        _by_place("vae", {name: name for name in twins}, tmp_path / "merged.safetensors")
+    assert _by_place("vae", {twins[0]: "own name"}, tmp_path) == {twins[1]: "own name"}
