@@ -293,7 +293,7 @@ def test_an_epsilon_beside_a_config_moves_training_and_verdict(
     assert run(["harden", *config, "--epsilon", "4/255", "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert "16/255" not in text
-    assert text.count('"4/255"') == 2 + 3  # training, verdict, three trials
+    assert text.count('"4/255"') == 3 + 3  # training, verdict, its battery, three trials
 
 
 @pytest.mark.parametrize(
