@@ -4,8 +4,8 @@ Every strategy is trained anew, the two that compete with three seeds, then atta
 everything it deploys; ``hardened`` is their composition. Each metric is one table, with the clean
 cost below. Killed, it continues.
 
-    python benchmarks/surfaces.py                  # the default, under an hour on two cores
-    python benchmarks/surfaces.py --quick          # under five minutes, to look at
+    python benchmarks/surfaces.py                  # the default, an hour and more on two cores
+    python benchmarks/surfaces.py --quick          # some minutes, to look at
 """
 
 import argparse

@@ -97,7 +97,7 @@ def _standard(epsilon: float) -> Plan:
         _trial(PGD(steps=25), Reconstruction(), epsilon, subjects=_PAIR),
         _trial(PGD(steps=12), EditShift(), epsilon, subjects=_PAIR),
     )
-    # Of 16 pictures it would take two minutes of the fifteen that a run may take.
+    # Half of what a survey takes: a run has a quarter of an hour for everything.
     battery = replace(battery_plan(epsilon), n_images=8)
     return Plan(trials=trials, epsilon=epsilon, n_images=100, battery=battery)
 

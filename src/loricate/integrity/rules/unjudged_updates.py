@@ -23,10 +23,10 @@ class UnjudgedUpdates(Rule):
     Plain pairs, pairs of embeddings, LoHa and LoKr are judged module by module, whatever else a
     file holds; so are the factors of DoRA, and its magnitudes by ``dora_magnitude``. Lists each
     module of another kind (OFT, GLoRA, IA3, biases, unknown tensors), or with factors that do not
-    belong together, as not verified. Such a file does not pass: the
-    verdict is inconclusive, since what nobody has looked at may be all there is to it. The same
-    holds for tensors in a pickle: that it imports nothing odd says nothing of its numbers. Arrays
-    of ``np.savez`` that are plain numbers are neither a pickle nor an adapter.
+    belong together, as not verified. Such a file does not pass: the verdict is inconclusive, since
+    what nobody has looked at may be all there is to it. The same holds for tensors in a pickle:
+    that it imports nothing odd says nothing of its numbers. Arrays of ``np.savez`` that are plain
+    numbers are neither a pickle nor an adapter.
 
     Severity: high where the product of finite factors overflows.
     """
