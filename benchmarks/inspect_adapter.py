@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,19 +33,25 @@ from loricate.adapters.names import canonical
 LORICATE = Path(sys.executable).with_name("loricate")
 
 
-def layers() -> Iterator[tuple[Target, tuple[int, ...]]]:
-    """Target and shape of the weight of every layer that trainers update by default."""
+UPDATED = {"unet": "attentions.", "text_encoder": "layers."}
+"""What is in the names of the layers that trainers update by default, by component."""
+
+
+def parts() -> dict[str, nn.Module]:
+    """Denoiser and text encoder of Stable Diffusion 1.5, without memory for their weights."""
     text = CLIPTextConfig(
         hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
     )
     with torch.device("meta"):
-        parts = {
-            "unet": (UNet2DConditionModel(cross_attention_dim=768, sample_size=64), "attentions."),
-            "text_encoder": (CLIPTextModel(text), "layers."),
-        }
-    for component, (model, inside) in parts.items():
+        unet = UNet2DConditionModel(cross_attention_dim=768, sample_size=64)
+        return {"unet": unet, "text_encoder": CLIPTextModel(text)}
+
+
+def layers() -> Iterator[tuple[Target, tuple[int, ...]]]:
+    """Target and shape of the weight of every layer that trainers update by default."""
+    for component, model in parts().items():
         for name, layer in model.named_modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d) and inside in name:
+            if isinstance(layer, nn.Linear | nn.Conv2d) and UPDATED[component] in name:
                 yield Target(component, canonical(component, name)), tuple(layer.weight.shape)
 
 
@@ -89,6 +95,14 @@ def measure(arguments: Sequence[str], repeats: int) -> dict[str, float]:
     }
 
 
+def show(found: Mapping[str, Mapping[str, float]]) -> None:
+    """Times as a table."""
+    print(f"{'loricate':<16}{'median s':>10}{'fastest s':>10}{'CPU s':>8}")
+    for name, row in found.items():
+        times = f"{row['median_s']:>10.2f}{row['fastest_s']:>10.2f}{row['processor_s']:>8.2f}"
+        print(f"{name:<16}{times}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rank", type=int, default=128)
@@ -108,10 +122,7 @@ def main() -> None:
         found = {name: measure(line, options.repeats) for name, line in lines.items()}
     load = os.getloadavg()[0]
     print(f"{n_layers} layers, {size:.0f} MB, {os.cpu_count()} cores, load average {load:.1f}")
-    print(f"{'loricate':<16}{'median s':>10}{'fastest s':>10}{'CPU s':>8}")
-    for name, row in found.items():
-        times = f"{row['median_s']:>10.2f}{row['fastest_s']:>10.2f}{row['processor_s']:>8.2f}"
-        print(f"{name:<16}{times}")
+    show(found)
     if options.json:
         record = {"layers": n_layers, "size_mb": size, "load_average": load, "commands": found}
         options.json.write_text(json.dumps(record, indent=2) + "\n")

@@ -16,33 +16,22 @@ import tempfile
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
-from inspect_adapter import measure, write_file
+from inspect_adapter import measure, parts, show, write_file
 from safetensors.torch import save_file
-from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
+
+STEMS = {"unet": "diffusion_pytorch_model", "text_encoder": "model"}
 
 
 def write_base(folder: Path) -> float:
     """Megabytes of a base of random weights."""
-    text = CLIPTextConfig(
-        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
-    )
-    with torch.device("meta"):
-        parts: dict[str, nn.Module] = {
-            "unet/diffusion_pytorch_model": UNet2DConditionModel(
-                cross_attention_dim=768, sample_size=64
-            ),
-            "text_encoder/model": CLIPTextModel(text),
-        }
     generator = torch.Generator().manual_seed(0)
     size = 0
-    for name, model in parts.items():
+    for component, model in parts().items():
         weights = {
             key: _entries(tuple(weight.shape), generator)
             for key, weight in model.named_parameters()
         }
-        path = folder / f"{name}.fp16.safetensors"
+        path = folder / component / f"{STEMS[component]}.fp16.safetensors"
         path.parent.mkdir(parents=True)
         save_file(weights, path)
         size += path.stat().st_size
@@ -76,10 +65,7 @@ def main() -> None:
         f"{n_layers} layers, {size:.0f} MB, base of {base_mb:.0f} MB, {os.cpu_count()} cores, "
         f"load average {load:.1f}"
     )
-    print(f"{'loricate':<16}{'median s':>10}{'fastest s':>10}{'CPU s':>8}")
-    for line, row in found.items():
-        times = f"{row['median_s']:>10.2f}{row['fastest_s']:>10.2f}{row['processor_s']:>8.2f}"
-        print(f"{line:<16}{times}")
+    show(found)
     if options.json:
         record = {
             "layers": n_layers,
